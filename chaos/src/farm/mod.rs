@@ -1,0 +1,312 @@
+//! A cluster of real processes on loopback, in a directory of its own, that leaves nothing behind.
+
+mod agents;
+mod checks;
+mod commands;
+mod nodes;
+
+pub use commands::text;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::binaries::Binaries;
+use crate::eventually::{SOON, eventually};
+use crate::ports::Ports;
+use crate::processes;
+use crate::spawned::Spawned;
+
+/// Where everything of one farm lives. Short, because unix socket paths are bounded by 108 bytes.
+const ROOT_PREFIX: &str = "svx-";
+/// Lines of each log shown when a test fails.
+const LOG_TAIL_LINES: usize = 60;
+
+/// What a farm starts with.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    slots: u32,
+    labels: Vec<String>,
+    agents: usize,
+    agent_data: Option<PathBuf>,
+    node_data: Option<PathBuf>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { slots: 1000, labels: Vec::new(), agents: 1, agent_data: None, node_data: None }
+    }
+}
+
+impl Plan {
+    /// Slots of every host.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// A label `key=value` of every host.
+    #[must_use]
+    pub fn label(mut self, label: &str) -> Self {
+        self.labels.push(label.to_owned());
+        self
+    }
+
+    /// How many agents (0 or more).
+    #[must_use]
+    pub fn agents(mut self, agents: usize) -> Self {
+        self.agents = agents;
+        self
+    }
+
+    /// Puts the first agent's data there instead.
+    #[must_use]
+    pub fn agent_data(mut self, directory: &Path) -> Self {
+        self.agent_data = Some(directory.to_path_buf());
+        self
+    }
+
+    /// Puts the node's data there instead.
+    #[must_use]
+    pub fn node_data(mut self, directory: &Path) -> Self {
+        self.node_data = Some(directory.to_path_buf());
+        self
+    }
+
+    /// Starts node and agents directly, each waited for until it is ready.
+    ///
+    /// # Panics
+    /// When a program does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> LocalFarm {
+        let mut farm = LocalFarm::empty();
+        if let Some(directory) = &self.node_data {
+            farm.node_data.clone_from(directory);
+        }
+        farm.plan = self;
+        farm.init_node();
+        farm.start_node();
+        for at in 0..farm.plan.agents {
+            let directory = match (&farm.plan.agent_data, at) {
+                (Some(directory), 0) => directory.clone(),
+                _ => farm.root().join(format!("a{at}")),
+            };
+            farm.join_agent(&format!("host-{at}"), &directory);
+            farm.start_agent(at);
+        }
+        farm
+    }
+}
+
+/// One agent of a farm.
+#[derive(Debug)]
+pub struct Agent {
+    /// Name of its host.
+    pub name: String,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// The process, once started.
+    pub process: Option<Spawned>,
+}
+
+/// A cluster of real processes; everything of it is killed when it is dropped.
+#[derive(Debug)]
+pub struct LocalFarm {
+    binaries: Binaries,
+    directory: tempfile::TempDir,
+    plan: Plan,
+    ports: Ports,
+    node_data: PathBuf,
+    /// The node's process, once started.
+    pub node: Option<Spawned>,
+    /// Agents in the order of their names.
+    pub agents: Vec<Agent>,
+}
+
+impl LocalFarm {
+    /// One node, one agent with 1000 slots, nothing else.
+    #[must_use]
+    #[track_caller]
+    pub fn start() -> Self {
+        Plan::default().start()
+    }
+
+    /// Directories only: for tests that start programs themselves.
+    ///
+    /// # Panics
+    /// When no temporary directory can be made.
+    #[must_use]
+    pub fn empty() -> Self {
+        let directory = tempfile::Builder::new().prefix(ROOT_PREFIX).rand_bytes(8).tempdir_in("/tmp");
+        let directory = directory.expect("make a temporary directory");
+        let node_data = directory.path().join("n");
+        let farm = Self {
+            binaries: Binaries::locate(),
+            directory,
+            plan: Plan::default(),
+            ports: Ports::free(),
+            node_data,
+            node: None,
+            agents: Vec::new(),
+        };
+        for name in ["home", "run", "tmp", "logs", "work"] {
+            std::fs::create_dir_all(farm.root().join(name)).expect("make the farm's directories");
+        }
+        // XDG_RUNTIME_DIR must be private, or programs rightly refuse it.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(farm.root().join("run"), private)
+            .expect("make the runtime directory private");
+        farm
+    }
+
+    /// Everything of this farm lies below; its path is also the tag by which its processes are found.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The directory that projects of this farm use.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.root().join("work")
+    }
+
+    /// A path in the farm's directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// The programs under test.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// Ports of the node.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Data directory of the node.
+    #[must_use]
+    pub fn node_data(&self) -> &Path {
+        &self.node_data
+    }
+
+    /// The administrator's context file, written by `stratavored init`.
+    #[must_use]
+    pub fn admin_context(&self) -> PathBuf {
+        self.node_data.join("admin.yaml")
+    }
+
+    /// A command with the farm's environment and nothing of the caller's.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let home = self.path("home");
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &home)
+            .env("USER", "chaos")
+            .env("SHELL", "/bin/sh")
+            .env("LANG", "C.UTF-8")
+            .env("TERM", "xterm-256color")
+            .env("TMPDIR", self.path("tmp"))
+            .env("XDG_STATE_HOME", home.join(".local/state"))
+            .env("XDG_CONFIG_HOME", home.join(".config"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("RUST_BACKTRACE", "1")
+            .current_dir(self.work());
+        command
+    }
+
+    /// Every live process of this farm, runners and shims included.
+    #[must_use]
+    pub fn processes(&self) -> Vec<processes::Seen> {
+        processes::family_of(&self.tag())
+    }
+
+    /// The shims of this farm's agents and their guardians.
+    #[must_use]
+    pub fn shims(&self) -> Vec<processes::Seen> {
+        self.processes().into_iter().filter(processes::Seen::is_shim).collect()
+    }
+
+    fn tag(&self) -> String {
+        self.root().to_string_lossy().into_owned()
+    }
+
+    /// Waits until no process of this farm is left.
+    ///
+    /// # Panics
+    /// When one is left after a minute; names them.
+    #[track_caller]
+    pub fn leaves_no_process(&self) {
+        eventually("no process of the farm", SOON, || {
+            let left: Vec<String> =
+                self.processes().iter().map(|p| format!("{} {}", p.pid, p.arguments.join(" "))).collect();
+            if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+        });
+    }
+
+    /// Paths of all log files: those of directly started programs and those that `up` keeps.
+    fn logs(&self) -> Vec<PathBuf> {
+        let places = [self.path("logs"), self.path("home").join(".local/state/stratavore/local/logs")];
+        let entries = places.iter().filter_map(|p| std::fs::read_dir(p).ok()).flatten().flatten();
+        let mut logs: Vec<PathBuf> = entries.map(|e| e.path()).collect();
+        logs.sort();
+        logs
+    }
+
+    fn dump_logs(&self) {
+        for log in self.logs() {
+            let bytes = std::fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {} ({} lines)", log.display(), lines.len());
+            for line in &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..] {
+                eprintln!("{line}");
+            }
+        }
+        eprintln!("--- processes");
+        for process in self.processes() {
+            eprintln!("{} (parent {}) {}", process.pid, process.parent, process.arguments.join(" "));
+        }
+    }
+
+    /// Logs in which a program of the product panicked: never right, whatever a test does to it.
+    fn panics(&self) -> Vec<String> {
+        let panicked = |log: &PathBuf| {
+            let bytes = std::fs::read(log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let line = text.lines().position(|l| l.contains("panicked at"))?;
+            let shown: Vec<&str> = text.lines().skip(line).take(3).collect();
+            Some(format!("{}: {}", log.display(), shown.join(" ")))
+        };
+        self.logs().iter().filter_map(panicked).collect()
+    }
+}
+
+impl Drop for LocalFarm {
+    fn drop(&mut self) {
+        let failing = std::thread::panicking();
+        if failing {
+            self.dump_logs();
+        }
+        let panics = self.panics();
+        if let Some(node) = &mut self.node {
+            node.kill9();
+        }
+        for agent in &mut self.agents {
+            if let Some(process) = &mut agent.process {
+                process.kill9();
+            }
+        }
+        processes::kill_family_of(&self.tag());
+        assert!(failing || panics.is_empty(), "a program of the product panicked: {panics:?}");
+    }
+}

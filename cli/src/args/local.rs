@@ -1,0 +1,63 @@
+//! Arguments of the local cluster: `up`, `down` and the hidden supervisor between them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    /// Control-plane nodes.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) nodes: u32,
+    /// Agents, one per pretended host.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) agents: u32,
+    /// An even number of nodes, although it adds no availability.
+    #[arg(long)]
+    pub(crate) allow_even: bool,
+    /// Logs in this terminal; Ctrl-C ends everything.
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    #[command(flatten)]
+    pub(crate) ports: PortArgs,
+    /// Address the nodes listen on and are reached at.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) listen: std::net::IpAddr,
+}
+
+/// Ports of the first node; without a flag its default, moving on when that is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub(crate) struct PortArgs {
+    /// gRPC (default 50051).
+    #[arg(long, value_name = "PORT")]
+    pub(crate) grpc_port: Option<u16>,
+    /// QUIC, for agents (default 50052).
+    #[arg(long, value_name = "PORT")]
+    pub(crate) quic_port: Option<u16>,
+    /// Raft, between nodes (default 50053).
+    #[arg(long, value_name = "PORT")]
+    pub(crate) raft_port: Option<u16>,
+    /// Joining (default 50054).
+    #[arg(long, value_name = "PORT")]
+    pub(crate) join_port: Option<u16>,
+    /// Metrics, on loopback (default 9091).
+    #[arg(long, value_name = "PORT")]
+    pub(crate) metrics_port: Option<u16>,
+}
+
+/// `down`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DownArgs {
+    /// Remove its data and its context too.
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+/// The supervisor that `up` leaves behind.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SuperviseArgs {
+    /// The local cluster's state directory.
+    #[arg(long)]
+    pub(crate) state: PathBuf,
+}

@@ -1,0 +1,13 @@
+//! The terminal this program runs in.
+
+pub(crate) mod detach;
+pub(crate) mod input;
+pub(crate) mod queries;
+pub(crate) mod raw;
+
+use std::io::IsTerminal;
+
+/// Whether a person sits at both ends: only then may a question be asked.
+pub(crate) fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}

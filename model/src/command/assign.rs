@@ -1,0 +1,136 @@
+//! The planner's placements, checked again against the newest state.
+
+use crate::command::{Success, Verdict};
+use crate::event::EventKind;
+use crate::fit::{Need, misfit};
+use crate::id::{Epoch, HostId, RunnerId};
+use crate::reply::{Code, RefusedPlacement, Rejected, Reply};
+use crate::runner::{QUOTA_REACHED, RunnerRecord, RunnerState};
+use crate::tx::Tx;
+
+/// Placements of one entry.
+pub const PLACEMENTS_MAX: usize = 1024;
+
+/// One runner on one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    pub runner: RunnerId,
+    pub host: HostId,
+}
+
+/// Places runners; the log index becomes their epoch (P2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assign {
+    pub placements: Vec<Placement>,
+}
+
+impl Assign {
+    pub(crate) fn apply(&self, tx: &mut Tx<'_>) -> Verdict {
+        if self.placements.len() > PLACEMENTS_MAX {
+            let message = format!("{} placements are more than {PLACEMENTS_MAX}", self.placements.len());
+            return Err(Rejected::new(Code::TooMany, message, "send several entries"));
+        }
+        let (mut placed, mut refused) = (Vec::new(), Vec::new());
+        for placement in &self.placements {
+            let Placement { runner, host } = *placement;
+            match place(tx, placement) {
+                Ok(epoch) => placed.push((runner, epoch)),
+                Err(reason) => refused.push(RefusedPlacement { runner, host, reason }),
+            }
+        }
+        Ok(Success::done(Reply::Assigned { placed, refused }))
+    }
+}
+
+/// The plan was made from an older state: everything is asked again.
+fn place(tx: &mut Tx<'_>, placement: &Placement) -> Result<Epoch, String> {
+    let state = tx.state();
+    let runner = state.runner(placement.runner).ok_or("there is no such runner")?;
+    let host = state.host(placement.host).ok_or("there is no such host")?;
+    if runner.state != RunnerState::Pending {
+        return Err(format!("it is {}, not pending", runner.state.as_str()));
+    }
+    if !runner.admitted {
+        return Err(QUOTA_REACHED.into());
+    }
+    // P2: nobody can have planned it, and it would get the epoch of the placement that ended in this very entry.
+    if runner.queued.index == tx.position.index {
+        return Err("it became pending in this entry".into());
+    }
+    let raised_at = state.cluster().map_or(0, |cluster| cluster.raised_at_index);
+    if runner.queued.index <= raised_at && state.unlisted_hosts().len() > 0 {
+        return Err("hosts that may have it have not reported since the recovery".into());
+    }
+    if let Some(misfit) = misfit(host, &state.host_load(host.id), &Need::of(runner)) {
+        return Err(misfit.as_str().into());
+    }
+    let epoch = tx.epoch();
+    let runner = RunnerRecord {
+        state: RunnerState::Starting,
+        epoch: Some(epoch),
+        host: Some(placement.host),
+        reason: String::new(),
+        ..runner.clone()
+    };
+    tx.runner_event(EventKind::RunnerPlaced, &runner, "");
+    tx.put_runner(runner);
+    Ok(epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Command;
+    use crate::lab::Lab;
+
+    #[test]
+    fn the_entry_is_the_epoch_and_a_runner_is_placed_once() {
+        let mut lab = Lab::new();
+        let host = lab.host("a", 4);
+        lab.create_project("web", 5).unwrap();
+        let runner = lab.launch("web", 1)[0];
+        let epoch = lab.assign(runner, host).unwrap();
+        assert_eq!(epoch, Epoch { incarnation: 1, index: lab.index });
+        assert_eq!(lab.assign(runner, host).unwrap_err(), "it is starting, not pending");
+        assert_eq!(lab.state.host_load(host).slots, 1);
+    }
+
+    #[test]
+    fn every_predicate_is_asked_again() {
+        let mut lab = Lab::new();
+        let full = lab.host("full", 1);
+        let away = lab.join_host("away", 4);
+        let cordoned = lab.host("cordoned", 4);
+        lab.cordon("cordoned", true).unwrap();
+        lab.create_project("web", 2).unwrap();
+        let runners = lab.launch("web", 3);
+        lab.assign(runners[0], full).unwrap();
+        assert_eq!(lab.assign(runners[1], full).unwrap_err(), "slots");
+        assert_eq!(lab.assign(runners[1], away).unwrap_err(), "not_ready");
+        assert_eq!(lab.assign(runners[1], cordoned).unwrap_err(), "cordoned");
+        assert_eq!(lab.assign(runners[2], cordoned).unwrap_err(), QUOTA_REACHED);
+    }
+
+    #[test]
+    fn one_bad_placement_does_not_spoil_the_others() {
+        let mut lab = Lab::new();
+        let host = lab.host("a", 1);
+        lab.create_project("web", 5).unwrap();
+        let runners = lab.launch("web", 2);
+        let placements = runners.iter().map(|&runner| Placement { runner, host }).collect();
+        let reply = lab.system(Command::Assign(Assign { placements })).unwrap();
+        let Reply::Assigned { placed, refused } = reply else { panic!("{reply:?}") };
+        assert_eq!((placed.len(), refused.len()), (1, 1));
+        assert_eq!(refused[0].reason, "slots");
+    }
+
+    #[test]
+    fn a_plan_of_an_old_term_is_refused_whole() {
+        let mut lab = Lab::new();
+        let host = lab.host("a", 1);
+        lab.create_project("web", 5).unwrap();
+        let runner = lab.launch("web", 1)[0];
+        lab.entry_term = Some(lab.term - 1);
+        assert!(lab.assign(runner, host).unwrap_err().contains("term"));
+    }
+}

@@ -1,0 +1,84 @@
+//! Random steps, weighted so that most of them have something to work on.
+
+use proptest::prelude::*;
+use stratavore_model::RunnerState;
+
+/// One step; numbers pick among what there is.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    CreateProject { name: u8, max: u32 },
+    SetQuota { project: u8, max: u32 },
+    Launch { project: u8, count: usize, slots: u32, no_queue: bool, request: bool },
+    Retry { request: u8, same: bool },
+    Join { slots: u32 },
+    Connect { host: u8, reboot: Option<u8>, older: bool, upto: u8, list: u64, state: RunnerState },
+    Assign { runner: u16, host: u8 },
+    Report { runner: u16, rev: i8, state: RunnerState, old_epoch: bool },
+    Unreachable { host: u8 },
+    Reachable { host: u8 },
+    Kill { runner: u16, force: bool },
+    KillProject { project: u8 },
+    Restart { runner: u16 },
+    Cordon { host: u8, cordoned: bool },
+    RemoveHost { host: u8, force: bool },
+    CreateToken { ttl_ms: u64 },
+    Redeem { token: u8, key: u8 },
+    Revoke { token: u8 },
+    Pass { ms: u64 },
+    Trim,
+}
+
+fn reported() -> impl Strategy<Value = RunnerState> {
+    prop_oneof![
+        1 => Just(RunnerState::Starting),
+        4 => Just(RunnerState::Running),
+        1 => Just(RunnerState::Paused),
+        1 => Just(RunnerState::Stopping),
+        2 => Just(RunnerState::Terminated),
+        1 => Just(RunnerState::Failed),
+    ]
+}
+
+fn cluster_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..4u8, 1..5u32).prop_map(|(name, max)| Step::CreateProject { name, max }),
+        2 => (any::<u8>(), 1..6u32).prop_map(|(project, max)| Step::SetQuota { project, max }),
+        2 => (1..6u32).prop_map(|slots| Step::Join { slots }),
+        2 => any::<u8>().prop_map(|host| Step::Unreachable { host }),
+        2 => any::<u8>().prop_map(|host| Step::Reachable { host }),
+        2 => any::<(u8, bool)>().prop_map(|(host, cordoned)| Step::Cordon { host, cordoned }),
+        1 => any::<(u8, bool)>().prop_map(|(host, force)| Step::RemoveHost { host, force }),
+        2 => (0..600_000u64).prop_map(|ttl_ms| Step::CreateToken { ttl_ms }),
+        4 => (any::<u8>(), 0..4u8).prop_map(|(token, key)| Step::Redeem { token, key }),
+        1 => any::<u8>().prop_map(|token| Step::Revoke { token }),
+        2 => (0..200_000u64).prop_map(|ms| Step::Pass { ms }),
+        1 => Just(Step::Trim),
+    ]
+}
+
+fn runner_step() -> impl Strategy<Value = Step> {
+    let connect =
+        (any::<u8>(), prop::option::weighted(0.3, any::<u8>()), prop::bool::weighted(0.1), any::<u8>());
+    prop_oneof![
+        6 => (any::<u8>(), 1..4usize, 1..3u32, any::<bool>(), any::<bool>()).prop_map(
+            |(project, count, slots, no_queue, request)| {
+                Step::Launch { project, count, slots, no_queue, request }
+            },
+        ),
+        2 => any::<(u8, bool)>().prop_map(|(request, same)| Step::Retry { request, same }),
+        4 => (connect, any::<u64>(), reported()).prop_map(|((host, reboot, older, upto), list, state)| {
+            Step::Connect { host, reboot, older, upto, list, state }
+        }),
+        12 => any::<(u16, u8)>().prop_map(|(runner, host)| Step::Assign { runner, host }),
+        14 => (any::<u16>(), -1..3i8, reported(), prop::bool::weighted(0.1)).prop_map(
+            |(runner, rev, state, old_epoch)| Step::Report { runner, rev, state, old_epoch },
+        ),
+        4 => any::<(u16, bool)>().prop_map(|(runner, force)| Step::Kill { runner, force }),
+        1 => any::<u8>().prop_map(|project| Step::KillProject { project }),
+        4 => any::<u16>().prop_map(|runner| Step::Restart { runner }),
+    ]
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(prop_oneof![2 => runner_step(), 1 => cluster_step()], 200..400)
+}

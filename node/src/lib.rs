@@ -1,0 +1,42 @@
+//! A control-plane node: gRPC API, join service, agents over QUIC, placement and liveness while it leads.
+//!
+//! Two ideas only: **propose** (decide, replicate, apply, reply) and **level-triggered loop** (wait for a change of the
+//! applied state, read it, compare, act). Everything that is remembered lies in the replicated state; a node that
+//! is killed and started again has lost nothing but its connections.
+//!
+//! ```text
+//!  listen (TLS) -> grpc -> api ------> raft::Handle <------ leader (placement, liveness, timers)
+//!                       -> join -----------^  |
+//!  link (QUIC) ----------> ingest ---------'  '--> dispatch, events, watches (changes of the applied state)
+//! ```
+//!
+//! Stated absences: no SQL and no message broker outside `history` (which comes later), no openraft or RocksDB, no
+//! `unsafe`, no plaintext port but the one for Prometheus on loopback.
+
+mod address;
+mod admission;
+mod announce;
+mod api;
+pub mod args;
+pub mod config;
+mod convert;
+mod data_dir;
+mod dispatch;
+pub mod exit;
+mod grpc;
+mod http;
+pub mod init;
+mod join;
+mod leader;
+mod link;
+mod listen;
+mod metrics;
+mod own_certificate;
+pub mod recover;
+pub mod run;
+pub mod server;
+mod storage;
+mod tasks;
+mod welcome;
+
+pub use address::Advertise;

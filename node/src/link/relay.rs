@@ -1,0 +1,108 @@
+//! Streams for viewers: from an API call on this node to the host that runs the runner. Bytes pass, nothing is kept.
+
+use stratavore_proto::frame::{self, FrameError, FrameReader};
+use stratavore_proto::v1::{self, HostStreamReply, StreamHeader, host_stream_reply, stream_header};
+
+use crate::link::OPEN_TIMEOUT;
+use crate::link::hub::SessionHandle;
+
+/// Terminals overtake log downloads on one connection.
+const ATTACH_PRIORITY: i32 = 5;
+
+/// Why a stream to a host gives no more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    /// The host refused or failed; `code` is one of `StreamError`.
+    #[error("{message}")]
+    Refused { code: String, message: String },
+    /// The connection to the agent broke.
+    #[error("the connection to the host broke: {0}")]
+    Broken(String),
+    /// The agent does not answer.
+    #[error("the host did not answer within {} s", OPEN_TIMEOUT.as_secs())]
+    TimedOut,
+    /// The agent answered with something else.
+    #[error("the host answered with a frame that does not belong here")]
+    Confused,
+}
+
+impl From<FrameError> for RelayError {
+    fn from(error: FrameError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// The way back from the host.
+pub(crate) struct Replies {
+    reader: FrameReader<quinn::RecvStream>,
+}
+
+impl Replies {
+    /// The next reply, `None` at the end of the stream. Cancel-safe.
+    ///
+    /// # Errors
+    /// The host's refusal, or what broke.
+    pub(crate) async fn next(&mut self) -> Result<Option<host_stream_reply::Reply>, RelayError> {
+        match self.reader.next::<HostStreamReply>().await? {
+            None => Ok(None),
+            Some(HostStreamReply { reply: Some(host_stream_reply::Reply::Error(error)) }) => {
+                Err(RelayError::Refused { code: error.code, message: error.message })
+            }
+            Some(HostStreamReply { reply: Some(reply) }) => Ok(Some(reply)),
+            Some(HostStreamReply { reply: None }) => Err(RelayError::Confused),
+        }
+    }
+
+    /// The only reply of a request.
+    ///
+    /// # Errors
+    /// As [`Replies::next`], or no reply in time.
+    pub(crate) async fn one(mut self) -> Result<host_stream_reply::Reply, RelayError> {
+        match tokio::time::timeout(OPEN_TIMEOUT, self.next()).await {
+            Ok(Ok(Some(reply))) => Ok(reply),
+            Ok(Ok(None)) => Err(RelayError::Broken("the stream ended without an answer".to_owned())),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(RelayError::TimedOut),
+        }
+    }
+}
+
+/// The way to the host: frames of an attached viewer.
+pub(crate) struct Requests {
+    send: quinn::SendStream,
+}
+
+impl Requests {
+    /// # Errors
+    /// The connection to the agent broke.
+    pub(crate) async fn send(&mut self, request: &v1::AttachRequest) -> Result<(), RelayError> {
+        Ok(frame::write(&mut self.send, request).await?)
+    }
+
+    /// The viewer will say no more.
+    pub(crate) fn finish(mut self) {
+        // Already gone is finished too.
+        self.send.finish().ok();
+    }
+}
+
+/// Opens a stream to the agent and writes its header at once: a stream is seen by the peer only after its first bytes.
+///
+/// # Errors
+/// The agent does not take it in time, or the connection broke.
+pub(crate) async fn open(
+    session: &SessionHandle,
+    request: stream_header::Request,
+) -> Result<(Requests, Replies), RelayError> {
+    let attach = matches!(request, stream_header::Request::Attach(_));
+    let opening = async {
+        let (mut send, recv) =
+            session.quic().open_bi().await.map_err(|error| RelayError::Broken(error.to_string()))?;
+        if attach {
+            send.set_priority(ATTACH_PRIORITY).ok();
+        }
+        frame::write(&mut send, &StreamHeader { request: Some(request) }).await?;
+        Ok((Requests { send }, Replies { reader: FrameReader::new(recv) }))
+    };
+    tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(RelayError::TimedOut))
+}

@@ -1,0 +1,17 @@
+//! One node in this process, real certificates, real ports on loopback; clients are tonic and quinn.
+
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
+
+mod agents;
+mod api;
+mod auth;
+mod bad_input;
+mod client;
+mod events;
+mod fake_agent;
+mod harness;
+mod join;
+mod probes;
+mod restart;
+mod start;
+mod terminal;

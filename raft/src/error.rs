@@ -1,0 +1,110 @@
+//! What can go wrong at this crate's boundary. Refusals of commands are not errors: they are replies.
+
+use std::io;
+use std::path::PathBuf;
+
+use stratavore_model::NodeId;
+
+/// Why a data directory was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Stored data is damaged; nothing was changed.
+    #[error("{} is damaged: {detail}; {way_out}", file.display())]
+    Corrupt { file: PathBuf, detail: String, way_out: String },
+    /// Another process has the databases open.
+    #[error("{} is in use by another process; stop it first", dir.display())]
+    Locked { dir: PathBuf },
+    /// The directory belongs to another node or cluster.
+    #[error("{} belongs to {found}, not to {expected}; use this node's own data directory", dir.display())]
+    Foreign { dir: PathBuf, expected: String, found: String },
+    /// The log lost what this node had acknowledged (P19): it must not vote again under this id.
+    #[error(
+        "{} has less than this node acknowledged: it has {have}, the high-water mark says {mark}; {way_out}",
+        dir.display()
+    )]
+    BelowHighWaterMark { dir: PathBuf, have: String, mark: String, way_out: String },
+    /// A newer program wrote the directory.
+    #[error(
+        "{} has storage format {found}, this program reads up to {known}; run the newer version",
+        dir.display()
+    )]
+    UnknownFormat { dir: PathBuf, found: u32, known: u32 },
+    /// There is no cluster in the directory yet.
+    #[error("{} holds no cluster; run `stratavored init` or `stratavored join` first", dir.display())]
+    NotInitialized { dir: PathBuf },
+    /// `bootstrap` found something already there.
+    #[error("{} already holds a cluster; choose an empty directory", dir.display())]
+    AlreadyInitialized { dir: PathBuf },
+    /// The timings contradict each other.
+    #[error("the raft timings are not valid: {0}")]
+    Timings(String),
+    /// The consensus core did not start.
+    #[error("consensus did not start: {0}")]
+    Core(String),
+    /// The disk or the operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl OpenError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// Why a proposal has no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was written; ask the leader.
+    #[error("this node does not lead{}", leader.map_or_else(String::new, |id| format!("; node {id} does")))]
+    NotLeader { leader: Option<NodeId> },
+    /// The entry may or may not take effect: look it up, or retry with the same request id.
+    #[error("the outcome is unknown: {0}; retry with the same request id")]
+    Unknown(String),
+    /// The node is stopping or its storage failed; nothing more will be accepted.
+    #[error("this node has stopped: {0}")]
+    Stopped(String),
+    /// Above [`crate::ENTRY_BYTES_MAX`] (P23); nothing was written.
+    #[error("the command has {bytes} bytes, at most {max} are allowed")]
+    TooLarge { bytes: usize, max: usize },
+}
+
+/// Why a linearizable read was not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Ask the leader.
+    #[error("this node does not lead{}", leader.map_or_else(String::new, |id| format!("; node {id} does")))]
+    NotLeader { leader: Option<NodeId> },
+    /// No quorum answered in time.
+    #[error("no quorum confirmed the read in time: {0}")]
+    Unavailable(String),
+    /// The node is stopping or its storage failed.
+    #[error("this node has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why stored events could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// The events after the given one are partly gone: the oldest kept one is named.
+    #[error("events up to {oldest} have been deleted by retention; ask again from {oldest}")]
+    Trimmed { oldest: stratavore_model::EventId },
+    /// The state database cannot be read.
+    #[error("the event log cannot be read: {0}")]
+    Storage(#[from] io::Error),
+}
+
+/// Why the membership was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// Ask the leader.
+    #[error("this node does not lead{}", leader.map_or_else(String::new, |id| format!("; node {id} does")))]
+    NotLeader { leader: Option<NodeId> },
+    /// Another change is in flight, or the membership is not what the caller saw (P21).
+    #[error("the membership was not changed: {0}")]
+    Conflict(String),
+    /// The outcome is unknown, or the node stopped.
+    #[error("the membership change failed: {0}")]
+    Failed(String),
+}

@@ -1,0 +1,223 @@
+//! Tests: three nodes over real sockets, with the transport that an injected connector gives.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use stratavore_model as model;
+use stratavore_model::NodeId;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::bootstrap::{BootstrapParams, bootstrap, prepare_learner};
+use crate::conformance::identity;
+use crate::handle::Handle;
+use crate::network::{Connector, Peer, Transport};
+use crate::open::{OpenParams, open};
+use crate::timings::RaftTimings;
+
+/// Far above what any step takes; a test that reaches it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Node {
+    dir: TempDir,
+    address: SocketAddr,
+    handle: Option<Handle>,
+    server: JoinHandle<()>,
+    dials: Arc<AtomicUsize>,
+}
+
+fn connector(dials: Arc<AtomicUsize>) -> Connector {
+    Arc::new(move |peer: Peer| {
+        dials.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            let stream = TcpStream::connect(&peer.address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Transport>)
+        })
+    })
+}
+
+impl Node {
+    /// Starts node `id`; the first founds the cluster, the others wait to be added.
+    async fn start(id: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cluster_id = identity().cluster_id;
+        if id == 1 {
+            let first = entry(model::Actor::System, init());
+            let raft_address = address.to_string();
+            bootstrap(dir.path(), BootstrapParams { node_id: NodeId(1), cluster_id, raft_address, first })
+                .await
+                .unwrap();
+        } else {
+            prepare_learner(dir.path(), NodeId(id), cluster_id).unwrap();
+        }
+        let dials = Arc::new(AtomicUsize::new(0));
+        let params = OpenParams {
+            data_dir: dir.path().to_path_buf(),
+            node_id: NodeId(id),
+            cluster_id,
+            timings: RaftTimings::slow(),
+            connector: Some(connector(dials.clone())),
+        };
+        let (handle, server) = open(params).await.unwrap();
+        let serving = tonic::transport::Server::builder()
+            .add_routes(server.into_routes())
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(async move { serving.await.unwrap() });
+        Self { dir, address, handle: Some(handle), server, dials }
+    }
+
+    fn handle(&self) -> &Handle {
+        self.handle.as_ref().unwrap()
+    }
+
+    async fn stop(&mut self) {
+        self.server.abort();
+        (&mut self.server).await.ok();
+        self.handle.take().unwrap().shutdown().await;
+    }
+}
+
+fn entry(actor: model::Actor, command: model::Command) -> model::Entry {
+    model::Entry { actor, request_id: None, at: model::Millis(1000), term: None, command }
+}
+
+fn init() -> model::Command {
+    model::Command::InitCluster(Box::new(model::command::InitCluster {
+        cluster: identity().cluster_id,
+        nonce: [1; 16],
+        lease: model::LeaseNumbers::default(),
+        ca_cert_der: Vec::new(),
+        ca_key_der: model::SecretBytes::new(vec![1]),
+        node: NodeId(1),
+        node_addresses: model::NodeAddresses::default(),
+        node_spki: [1; 32],
+        node_version: String::new(),
+        admin: "admin".parse().unwrap(),
+        admin_spki: [2; 32],
+    }))
+}
+
+fn project(n: usize) -> model::Entry {
+    let create = model::command::CreateProject {
+        name: format!("p{n}").parse().unwrap(),
+        path: "/tmp".into(),
+        command: Vec::new(),
+        max_runners: 0,
+    };
+    entry(model::Actor::User("admin".parse().unwrap()), model::Command::CreateProject(create))
+}
+
+async fn propose(handle: &Handle, numbers: std::ops::Range<usize>) -> u64 {
+    let mut last = 0;
+    for n in numbers {
+        let applied = handle.propose(project(n)).await.unwrap();
+        assert!(applied.reply.rejected().is_none(), "{:?}", applied.reply);
+        last = applied.index;
+    }
+    last
+}
+
+/// Waits until `node` has applied `index`.
+async fn reaches(node: &Node, index: u64) {
+    let mut applied = node.handle().applied();
+    let waited = tokio::time::timeout(PATIENCE, applied.wait_for(|applied| *applied >= index)).await;
+    waited.expect("the node catches up").unwrap();
+}
+
+/// Equal state at equal index, on both.
+async fn agree(a: &Node, b: &Node, index: u64) {
+    reaches(a, index).await;
+    reaches(b, index).await;
+    assert_eq!(a.handle().digest(), b.handle().digest());
+    assert_eq!(a.handle().events_after(None, 1000).unwrap(), b.handle().events_after(None, 1000).unwrap());
+}
+
+async fn cluster() -> BTreeMap<u64, Node> {
+    let mut nodes = BTreeMap::new();
+    for id in 1..=3 {
+        nodes.insert(id, Node::start(id).await);
+    }
+    let leader = nodes[&1].handle();
+    propose(leader, 0..10).await;
+    for id in 2..=3 {
+        let seen = leader.membership();
+        leader.add_learner(&seen, NodeId(id), nodes[&id].address.to_string()).await.unwrap();
+        // A second change with what was seen before the first is refused.
+        assert!(leader.add_learner(&seen, NodeId(9), "127.0.0.1:1".into()).await.is_err());
+    }
+    let seen = leader.membership();
+    leader.set_voters(&seen, [1, 2, 3].map(NodeId)).await.unwrap();
+    assert_eq!(leader.membership().voters().count(), 3);
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_voters_agree_and_survive_their_leader() {
+    let mut nodes = cluster().await;
+    let last = propose(nodes[&1].handle(), 10..60).await;
+    agree(&nodes[&1], &nodes[&2], last).await;
+    agree(&nodes[&1], &nodes[&3], last).await;
+    let followed = nodes[&2].handle().propose(project(999)).await.unwrap_err();
+    assert_eq!(followed, crate::ProposeError::NotLeader { leader: Some(NodeId(1)) });
+
+    nodes.get_mut(&1).unwrap().stop().await;
+    let mut leadership = nodes[&2].handle().leadership();
+    let new = tokio::time::timeout(PATIENCE, async {
+        let other = |id: NodeId| id != NodeId(1);
+        leadership.wait_for(|now| now.leader.is_some_and(other)).await.unwrap().leader.unwrap()
+    });
+    let new = new.await.expect("another leads");
+    let last = propose(nodes[&new.0].handle(), 60..70).await;
+    agree(&nodes[&2], &nodes[&3], last).await;
+    nodes[&new.0].handle().linearize().await.unwrap();
+
+    // The dead peer is dialled with back-off, not in a loop.
+    let dials = nodes[&new.0].dials.clone();
+    let before = dials.load(Ordering::Relaxed);
+    propose(nodes[&new.0].handle(), 70..200).await;
+    let more = dials.load(Ordering::Relaxed) - before;
+    assert!(more < 200, "{more} connection attempts while 130 entries were written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_node_is_fed_by_snapshot_and_comes_back_with_it() {
+    let first = Node::start(1).await;
+    let leader = first.handle();
+    let last = propose(leader, 0..50).await;
+    // The whole log goes, so that only a snapshot can help.
+    leader.raft().trigger().snapshot().await.unwrap();
+    let built = leader.raft().wait(Some(PATIENCE));
+    built.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index() >= last), "snapshot").await.unwrap();
+    leader.raft().trigger().purge_log(last).await.unwrap();
+    let purged = leader.raft().wait(Some(PATIENCE));
+    purged.metrics(|metrics| metrics.purged.is_some_and(|id| id.index() >= last), "purged").await.unwrap();
+
+    let mut second = Node::start(2).await;
+    let mut changes = second.handle().changes();
+    let seen = leader.membership();
+    leader.add_learner(&seen, NodeId(2), second.address.to_string()).await.unwrap();
+    let last = propose(leader, 50..60).await;
+    agree(&first, &second, last).await;
+    assert!(changes.recv().await.unwrap().jumped, "it began with a snapshot");
+
+    let digest = second.handle().digest();
+    second.stop().await;
+    let params = OpenParams {
+        data_dir: second.dir.path().to_path_buf(),
+        node_id: NodeId(2),
+        cluster_id: identity().cluster_id,
+        timings: RaftTimings::slow(),
+        connector: None,
+    };
+    let (handle, _server) = open(params).await.unwrap();
+    assert_eq!(handle.digest(), digest);
+    assert_eq!(handle.metrics().role, crate::Role::Learner);
+}

@@ -1,0 +1,139 @@
+//! Why a runner is where it is, or why it is still pending.
+
+use stratavore_model::{
+    HostId, HostLoad, HostRecord, Millis, Need, RunnerId, RunnerRecord, RunnerState, ShownState, misfits,
+};
+
+use crate::filter::describe;
+use crate::queue::Queue;
+use crate::score::score;
+use crate::view::View;
+
+/// The planner's view of one runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// One sentence.
+    pub summary: String,
+    /// Every host that is not removed, best first.
+    pub hosts: Vec<HostVerdict>,
+    /// From 1; 0 = not queued. Of those that wait for quota: among the waiting of its project.
+    pub queue_position: u32,
+}
+
+/// What one host would say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostVerdict {
+    pub host: HostId,
+    pub name: String,
+    pub feasible: bool,
+    /// What it fails, or for a feasible one what its score is made of.
+    pub reasons: Vec<String>,
+    pub score: i64,
+}
+
+/// Explains a runner from the predicates that the planner uses; none for an unknown runner.
+#[must_use]
+pub fn explain(view: &View<'_>, runner: RunnerId, now: Millis) -> Option<Explanation> {
+    let runner = view.state.runner(runner)?;
+    let need = Need::of(runner);
+    let mut hosts: Vec<_> =
+        view.hosts.iter().map(|(host, load)| verdict(view, host, load, runner, &need)).collect();
+    hosts.sort_by(|a, b| (b.feasible, b.score).cmp(&(a.feasible, a.score)).then_with(|| a.host.cmp(&b.host)));
+    let queue_position = position(view, runner, now);
+    let summary = summary(view, runner, &hosts);
+    Some(Explanation { summary, hosts, queue_position })
+}
+
+fn verdict(
+    view: &View<'_>,
+    host: &HostRecord,
+    load: &HostLoad,
+    runner: &RunnerRecord,
+    need: &Need<'_>,
+) -> HostVerdict {
+    let misfits = misfits(host, load, need);
+    let score = score(view.policy, host, load);
+    let mut reasons: Vec<_> = misfits.iter().map(|misfit| describe(*misfit, host, load, need)).collect();
+    if misfits.is_empty() {
+        let free = host.slots.saturating_sub(load.slots);
+        let plural = if load.runners == 1 { "" } else { "s" };
+        reasons.push(format!("{free} of {} slots free, {} runner{plural}", host.slots, load.runners));
+    }
+    if runner.state.is_placed() && runner.host == Some(host.id) {
+        reasons.insert(0, "runs here".into());
+    }
+    HostVerdict { host: host.id, name: host.name.to_string(), feasible: misfits.is_empty(), reasons, score }
+}
+
+fn position(view: &View<'_>, runner: &RunnerRecord, now: Millis) -> u32 {
+    if runner.state != RunnerState::Pending {
+        return 0;
+    }
+    let found = if runner.admitted {
+        let mut queue = Queue::of(view.state, now);
+        let ids = std::iter::from_fn(|| {
+            let next = queue.next()?;
+            queue.done(&next, true);
+            Some(next.runner.id)
+        });
+        ids.take(view.state.queue().len()).position(|id| id == runner.id)
+    } else {
+        view.state.waiting(&runner.project).position(|id| id == runner.id)
+    };
+    found.map_or(0, |at| u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1))
+}
+
+fn summary(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict]) -> String {
+    match runner.shown_state() {
+        ShownState::Pending => pending(view, runner, hosts),
+        ShownState::Terminated | ShownState::Failed => {
+            let reason = if runner.reason.is_empty() { "no reason given" } else { &runner.reason };
+            format!("it has ended ({}): {reason}", runner.state.as_str())
+        }
+        ShownState::Lost => format!("its host {} does not say how it is", host_name(view, runner)),
+        ShownState::Stopping => format!("it is being stopped on host {}", host_name(view, runner)),
+        ShownState::Starting | ShownState::Running | ShownState::Paused => {
+            let epoch = runner.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
+            let host = host_name(view, runner);
+            format!("it is {} on host {host} since placement {epoch}", runner.state.as_str())
+        }
+    }
+}
+
+fn host_name(view: &View<'_>, runner: &RunnerRecord) -> String {
+    let host = runner.host.and_then(|id| view.state.host(id));
+    host.map_or_else(|| "that is gone".into(), |host| host.name.to_string())
+}
+
+fn pending(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict]) -> String {
+    let project = &runner.project;
+    if !runner.admitted {
+        let max = view.state.project(project).map_or(0, |project| project.max_runners);
+        let admitted = view.state.admitted(project);
+        return format!(
+            "quota_reached: project {project} has {admitted} of {max} runners \
+             (raise it with `stratavore quotas set {project} max-runners N`)"
+        );
+    }
+    if view.is_held(runner) {
+        let missing = view.state.unlisted_hosts().len();
+        return format!("recovery: {missing} hosts have not reported since the recovery, and one may run it");
+    }
+    if hosts.is_empty() {
+        return "no_host: no host has joined (`stratavore token create --role host`)".into();
+    }
+    let feasible = hosts.iter().filter(|host| host.feasible).count();
+    if feasible > 0 {
+        return format!("{feasible} of {} hosts will do", hosts.len());
+    }
+    let need = Need::of(runner);
+    let full = |(host, load): &(&HostRecord, HostLoad)| {
+        misfits(host, load, &need).into_iter().all(stratavore_model::Misfit::is_resource)
+    };
+    let full = view.hosts.iter().filter(|host| full(host)).count();
+    if full > 0 {
+        format!("no_capacity: {full} of {} hosts would do and are full", hosts.len())
+    } else {
+        format!("no_host: none of {} hosts will do", hosts.len())
+    }
+}
