@@ -264,7 +264,10 @@ impl Reference {
         for seen in list {
             self.observe(host, *seen);
         }
-        for at in 0..self.runners.len() {
+        // By id, as the command does: after a reboot that is the order in which restarts queue again.
+        let mut absent: Vec<_> = (0..self.runners.len()).collect();
+        absent.sort_by_key(|at| self.runners[*at].id);
+        for at in absent {
             self.judge(host, at, upto, list, rebooted);
         }
         Ok(())
