@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::changes::Changes;
-use crate::command::{BATCH_MAX, Command, Success, Verdict};
+use crate::command::{BATCH_MAX, COMMAND_VERSION, Command, Success, Verdict};
 use crate::dedup::{self, DedupRecord, StoredReply, v7_time};
 use crate::entry::{Entry, LogPosition};
 use crate::event::EventKind;
@@ -86,6 +86,7 @@ enum Decision {
 fn decide(tx: &mut Tx<'_>, entry: &Entry) -> Result<Decision, Rejected> {
     check_term(tx, entry)?;
     check_actor(tx, entry)?;
+    check_version(tx, &entry.command)?;
     let remembered = entry.request_id.zip(entry.command.payload_hash());
     if let Some((request_id, payload)) = remembered {
         if let Some(row) = tx.state().dedup(&entry.actor, request_id) {
@@ -108,8 +109,24 @@ fn check_term(tx: &Tx<'_>, entry: &Entry) -> Result<(), Rejected> {
             let message = format!("decided in term {term}, appended in term {}", tx.position.term);
             Err(Rejected::new(Code::StaleTerm, message, "the new leader decides again by itself"))
         }
+        None if entry.command.needs_term() => {
+            let message = format!("{} names no term", entry.command.name());
+            Err(Rejected::new(Code::StaleTerm, message, "only the leader decides this"))
+        }
         _ => Ok(()),
     }
+}
+
+/// P22: what not every member can apply is not applied by anyone.
+fn check_version(tx: &Tx<'_>, command: &Command) -> Result<(), Rejected> {
+    let version = tx.state().cluster().map_or(COMMAND_VERSION, |cluster| cluster.version);
+    if command.since() <= version {
+        return Ok(());
+    }
+    let (name, since) = (command.name(), command.since());
+    let message = format!("{name} needs cluster version {since}, and this cluster is at {version}");
+    let next = "update every node, then run `stratavore cluster finalize`";
+    Err(Rejected::new(Code::NotFinalized, message, next))
 }
 
 fn check_actor(tx: &Tx<'_>, entry: &Entry) -> Result<(), Rejected> {
@@ -147,6 +164,10 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::Assign(_)
         | Command::HostUnreachable(_)
         | Command::HostReachable(_)
+        | Command::FenceHost(_)
+        | Command::LeaseBounded(_)
+        | Command::ConfirmReboot(_)
+        | Command::ForgoList(_)
         | Command::Trim(_) => *actor == Actor::System,
         Command::Report(report) => *actor == Actor::Host(report.host),
         Command::HostConnect(connect) => *actor == Actor::Host(connect.host),
@@ -165,7 +186,14 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::RemoveHost(_)
         | Command::CreateToken(_)
         | Command::RevokeToken(_)
+        | Command::DeclareRunnerDead(_)
+        | Command::DeclareHostDead(_)
+        | Command::DrainHost(_)
+        | Command::RemoveNode(_)
+        | Command::Finalize(_)
         | Command::ResetClock(_) => matches!(actor, Actor::User(_) | Actor::System),
+        // A node asks for it by itself before a planned stop of the last ones (P13).
+        Command::SetMaintenance(_) => !matches!(actor, Actor::Host(_)),
         // Only its entries act, and each is asked by itself; a nested one may nothing.
         Command::Batch(_) => false,
     }
@@ -241,6 +269,16 @@ fn dispatch(tx: &mut Tx<'_>, command: &Command) -> Verdict {
         Command::SetNodeAddress(command) => command.apply(tx),
         Command::Trim(command) => command.apply(tx),
         Command::ResetClock(command) => command.apply(tx),
+        Command::FenceHost(command) => command.apply(tx),
+        Command::LeaseBounded(command) => command.apply(tx),
+        Command::ConfirmReboot(command) => command.apply(tx),
+        Command::ForgoList(command) => command.apply(tx),
+        Command::DeclareRunnerDead(command) => command.apply(tx),
+        Command::DeclareHostDead(command) => command.apply(tx),
+        Command::DrainHost(command) => command.apply(tx),
+        Command::RemoveNode(command) => command.apply(tx),
+        Command::Finalize(command) => command.apply(tx),
+        Command::SetMaintenance(command) => command.apply(tx),
         // `may` lets none through; its entries are applied one by one.
         Command::Batch(_) => Err(Rejected::new(Code::NotAllowed, "a batch holds no batch", "")),
     }

@@ -24,6 +24,15 @@ impl Default for LeaseNumbers {
     }
 }
 
+/// P13: while it lasts the lease and every hold are longer by `hold_ms`, so that a planned absence of the control plane
+/// ends nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Maintenance {
+    /// State time. It only stops wide grants; what was granted is honoured until the hosts prove it gone (P4).
+    pub until: Millis,
+    pub hold_ms: u64,
+}
+
 /// A private key that never shows up in a log line and leaves memory zeroed.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct SecretBytes(Vec<u8>);
@@ -56,7 +65,7 @@ impl Drop for SecretBytes {
     }
 }
 
-/// Written at init, at a raised incarnation and at `cluster finalize`; nothing else touches it.
+/// Written at init, at a raised incarnation, when nodes join, for maintenance and at `cluster finalize`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClusterRecord {
     pub id: ClusterId,
@@ -73,6 +82,16 @@ pub struct ClusterRecord {
     /// Log index of the entry that raised the incarnation, 0 in the first: what became pending up to it is placed only
     /// when every host has listed what it runs (P30).
     pub raised_at_index: u64,
+    /// The newest, over or not.
+    pub maintenance: Option<Maintenance>,
+}
+
+impl ClusterRecord {
+    /// The hold that maintenance grants at state time `now`; 0 = none is on.
+    #[must_use]
+    pub fn widening(&self, now: Millis) -> u64 {
+        self.maintenance.filter(|maintenance| now < maintenance.until).map_or(0, |m| m.hold_ms)
+    }
 }
 
 /// The part that nearly every entry moves, kept apart so that each writes little.
@@ -104,6 +123,8 @@ pub struct NodeRecord {
     pub spki: SpkiHash,
     /// Of the program, for people.
     pub version: String,
+    /// P22: the newest cluster version that its program can apply.
+    pub max_version: u32,
     pub joined_at: Millis,
     pub removed: bool,
 }

@@ -47,10 +47,23 @@ kinds! {
     RunnerFailed = "runner.failed",
     RunnerLost = "runner.lost",
     RunnerRecovered = "runner.recovered",
+    /// A fence covers this epoch: no process of it lives (P7).
+    RunnerFenced = "runner.fenced",
+    /// An operator vouches for its end (P15).
+    RunnerDeclaredDead = "runner.declared_dead",
     RunnerRestarted = "runner.restarted",
     HostJoined = "host.joined",
     HostReady = "host.ready",
     HostUnreachable = "host.unreachable",
+    /// Its host epoch has ended (P7).
+    HostFenced = "host.fenced",
+    /// Every shim of it holds its own deadline (P13).
+    HostLeaseBounded = "host.lease_bounded",
+    /// An operator vouches that nothing on it lives (P30).
+    HostDeclaredDead = "host.declared_dead",
+    /// Whatever it ran before the recovery is past its hold (P30).
+    HostListForgone = "host.list_forgone",
+    HostDraining = "host.draining",
     HostCordoned = "host.cordoned",
     HostUncordoned = "host.uncordoned",
     HostLabeled = "host.labeled",
@@ -60,8 +73,11 @@ kinds! {
     TokenRevoked = "token.revoked",
     UserJoined = "user.joined",
     NodeJoined = "node.joined",
+    NodeRemoved = "node.removed",
     ClusterInitialized = "cluster.initialized",
     ClusterRecovered = "cluster.recovered",
+    ClusterFinalized = "cluster.finalized",
+    ClusterMaintenance = "cluster.maintenance",
     /// Someone should look: the reason says at what.
     SystemAlert = "system.alert",
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::id::{Epoch, HostId, HostName, NodeId};
+use crate::id::{Epoch, HostId, HostName, NodeId, RunnerId};
 use crate::identity::SpkiHash;
 use crate::time::Millis;
 
@@ -51,6 +51,12 @@ pub enum Fence {
 }
 
 impl Fence {
+    /// P11: whether a shim's death is sure to end the tree. Unknown promises nothing.
+    #[must_use]
+    pub const fn is_strong(self) -> bool {
+        matches!(self, Self::PidNamespace | Self::Cgroup)
+    }
+
     /// As it stands in messages and JSON; empty while unknown.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -87,6 +93,47 @@ pub struct HostFacts {
     pub fence: Fence,
 }
 
+/// P13: whether the shims of a host hold deadlines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum LeaseBound {
+    /// The only host: its shims hold none, nothing of it is fenced.
+    Unbounded,
+    /// No longer the only one: bounded grants go out, and until all its shims are known to hold a deadline nothing of it
+    /// is fenced.
+    Bounding,
+    Bounded,
+}
+
+impl LeaseBound {
+    /// As it stands in messages and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unbounded => "unbounded",
+            Self::Bounding => "bounding",
+            Self::Bounded => "bounded",
+        }
+    }
+}
+
+/// The lease that belongs to a host epoch (P3, P9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct HostLease {
+    pub ttl_ms: u64,
+    pub bound: LeaseBound,
+    /// P13: the longest hold that maintenance may have granted and that the host has not proved gone; 0 = none.
+    pub widened_ms: u64,
+}
+
+/// P8: a new boot that has not yet been waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Reboot {
+    /// The host epoch of the earlier boot: no renewal of it may come for so long as the holds are.
+    pub old: Epoch,
+    /// The entry that brought the new boot id; what was placed before it died with the earlier boot.
+    pub at: Epoch,
+}
+
 /// A machine with an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostRecord {
@@ -103,13 +150,23 @@ pub struct HostRecord {
     pub boot_id: String,
     /// The one before: to come back to it means that two machines share this identity (P8).
     pub previous_boot_id: String,
-    /// P3; none until the first connection and after removal.
+    /// P3; none until the first connection, after a fence until the host has listed, and after removal.
     pub host_epoch: Option<Epoch>,
+    /// The host epoch that ended last, while it has no successor: further coverage names it (P7).
+    pub fenced: Option<Epoch>,
+    /// P3: epochs that a fence covered and that no full list has shown dead yet.
+    pub covered: BTreeMap<RunnerId, Epoch>,
+    pub rebooted: Option<Reboot>,
+    pub lease: HostLease,
+    /// P30: it has not said what it runs since the incarnation was raised.
+    pub unlisted: bool,
     /// Counted up by the agent, kept on its disk (P14).
     pub connection: u64,
     /// The node that proposed the newest connection.
     pub gateway: Option<NodeId>,
     pub cordoned: bool,
+    /// Cordoned to be emptied: what may run elsewhere was asked to move.
+    pub draining: bool,
     /// Its newest key.
     pub spki: SpkiHash,
     pub joined_at: Millis,

@@ -26,6 +26,7 @@ pub mod host;
 mod id;
 pub mod identity;
 pub mod invariant;
+mod lease;
 mod lifecycle;
 mod limits;
 pub mod project;
@@ -40,21 +41,24 @@ mod tx;
 
 pub use apply::apply;
 pub use changes::{Change, Changes};
-pub use cluster::{ClockRecord, ClusterRecord, LeaseNumbers, NodeAddresses, NodeRecord, SecretBytes};
-pub use command::Command;
+pub use cluster::{
+    ClockRecord, ClusterRecord, LeaseNumbers, Maintenance, NodeAddresses, NodeRecord, SecretBytes,
+};
+pub use command::{COMMAND_VERSION, Command};
 pub use dedup::{DedupRecord, StoredReply};
 pub use entry::{Entry, LogPosition};
 pub use event::{EventKind, RecordedEvent, SegmentRecord};
 pub use fit::{Misfit, Need, misfit, misfits};
-pub use host::{Fence, HostFacts, HostLoad, HostRecord, HostState, Labels};
+pub use host::{Fence, HostFacts, HostLease, HostLoad, HostRecord, HostState, Labels, LeaseBound, Reboot};
 pub use id::{
     ClusterId, Epoch, EventId, HostId, HostName, ID_ALPHABET, IdError, Incarnation, NAME_BYTES_MAX, NodeId,
     ProjectName, RunnerId, RunnerName, TokenId, UserName,
 };
 pub use identity::{Actor, KeyRecord, Role, SpkiHash, UserRecord};
+pub use lease::waited_enough;
 pub use limits::*;
 pub use project::ProjectRecord;
-pub use reply::{Code, ObservedKey, Outcome, RefusedPlacement, Rejected, Reply};
+pub use reply::{Code, Covered, ObservedKey, Outcome, RefusedCoverage, RefusedPlacement, Rejected, Reply};
 pub use row::{Row, RowKey, Table};
 pub use runner::{
     Exit, Lost, OnDisconnect, QueuePlace, RestartPolicy, RunnerRecord, RunnerSpec, RunnerState, ShownState,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::event::EventKind;
 use crate::host::Fence;
 use crate::id::ProjectName;
-use crate::runner::{Exit, Lost, QUOTA_REACHED, RunnerRecord, RunnerState, Want};
+use crate::runner::{Exit, Lost, OnDisconnect, QUOTA_REACHED, RunnerRecord, RunnerState, Want};
 use crate::tx::Tx;
 
 /// How an epoch ends.
@@ -44,6 +44,37 @@ pub(crate) fn end(tx: &mut Tx<'_>, mut runner: RunnerRecord, end: End) {
     admit_waiting(tx, &project);
 }
 
+/// Reason of what a reboot ended.
+pub(crate) const HOST_REBOOTED: &str = "host_rebooted";
+
+/// Ends an epoch whose end nobody reported but which is proven, or vouched for (P8, P15); one that has ended before is
+/// settled. `again`: it is restartable work and is queued at once, unless a stop was wanted (P9).
+pub(crate) fn close(tx: &mut Tx<'_>, runner: RunnerRecord, reason: &str, again: bool) {
+    if !runner.is_live() {
+        tx.put_runner(RunnerRecord { settled: true, ..runner });
+        return;
+    }
+    let restart_wanted = runner.restart_wanted || (again && runner.want == Want::Run);
+    let exit = Some(Exit { reason: reason.to_owned(), ..Exit::default() });
+    let end_of = End { state: RunnerState::Failed, exit, reason: reason.to_owned(), settled: true };
+    end(tx, RunnerRecord { restart_wanted, ..runner }, end_of);
+}
+
+/// P8: a new boot id says that a runner's tree is gone, and is not proof enough to start it again. What is to be started
+/// again stays, lost, until the reboot is confirmed; the rest has failed and owes the proof.
+pub(crate) fn end_by_reboot(tx: &mut Tx<'_>, runner: RunnerRecord) {
+    let again = runner.on_disconnect == OnDisconnect::Stop && runner.want == Want::Run;
+    if again || runner.restart_wanted {
+        if runner.lost.is_none() {
+            tx.runner_event(EventKind::RunnerLost, &runner, Lost::HostRebooted.as_str());
+        }
+        tx.put_runner(RunnerRecord { lost: Some(Lost::HostRebooted), ..runner });
+        return;
+    }
+    let exit = Some(Exit { reason: HOST_REBOOTED.into(), ..Exit::default() });
+    end(tx, runner, End { state: RunnerState::Failed, exit, reason: HOST_REBOOTED.into(), settled: false });
+}
+
 /// Makes an ended, settled runner pending again: same id, and a new epoch once it is placed.
 pub(crate) fn requeue(tx: &mut Tx<'_>, runner: RunnerRecord) {
     let admitted = has_quota_place(tx, &runner.project);
@@ -57,6 +88,8 @@ pub(crate) fn requeue(tx: &mut Tx<'_>, runner: RunnerRecord) {
         queued,
         epoch: None,
         host: None,
+        on_disconnect: OnDisconnect::Keep,
+        hold_ms: 0,
         rev: 0,
         pid: 0,
         fence: Fence::Unknown,

@@ -1,5 +1,7 @@
 //! Bounds of what a command may carry, each with its argument, and their checks.
 
+use crate::cluster::ClusterRecord;
+use crate::command::FENCES_SINCE;
 use crate::host::Labels;
 use crate::reply::{Code, Rejected};
 use crate::runner::{OnDisconnect, RestartPolicy, RunnerSpec};
@@ -15,6 +17,12 @@ pub const PATH_BYTES_MAX: usize = 4096;
 
 /// Labels of a host or a requirement: each is a metric label and a table column somewhere.
 pub const LABELS_MAX: usize = 32;
+
+/// Epochs that one fence or one confirmed reboot names; further entries name the rest.
+pub const COVERED_MAX: usize = 4096;
+
+/// P13: a planned absence of the control plane; what takes longer is better done node by node.
+pub const MAINTENANCE_MS_MAX: u64 = 30 * 60 * 1000;
 
 /// Slots of a host or a runner: one host holds at most some ten thousand idle sessions.
 pub const SLOTS_MAX: u32 = 100_000;
@@ -135,22 +143,28 @@ pub(crate) fn check_spec(spec: &RunnerSpec) -> Result<(), Rejected> {
     check_policies(spec)
 }
 
-/// Replacing runners needs fencing, which this release does not have yet.
+/// Restarting after the command's own exit does not exist yet.
 fn check_policies(spec: &RunnerSpec) -> Result<(), Rejected> {
-    let later = |field: &str, what: &str, next: &str| {
-        let message = format!("{what} arrives with the next release");
-        Err(Rejected::new(Code::NotSupportedYet, message, next).field(field))
-    };
-    // First: it implies the other, which nobody may have typed.
     if spec.restart != RestartPolicy::Never {
-        return later(
-            "spec.restart",
-            "--restart on-failure|always",
-            "leave it out, and use `stratavore restart RUNNER` by hand",
-        );
+        let message = "--restart on-failure|always arrives with a later release";
+        let next = "leave it out, and use `stratavore restart RUNNER` by hand";
+        return Err(Rejected::new(Code::NotSupportedYet, message, next).field("spec.restart"));
     }
-    if spec.on_disconnect == OnDisconnect::Stop {
-        return later("spec.on_disconnect", "--on-disconnect stop", "leave it at keep");
+    Ok(())
+}
+
+/// P9: what a launch asks for against what the cluster can hold. 0 = the cluster's.
+pub(crate) fn check_hold(spec: &RunnerSpec, cluster: &ClusterRecord) -> Result<(), Rejected> {
+    if spec.on_disconnect == OnDisconnect::Stop && cluster.version < FENCES_SINCE {
+        let message = "--on-disconnect stop needs fences, which this cluster has not been finalized for";
+        let next = "run `stratavore cluster finalize`, or leave it at keep";
+        return Err(Rejected::new(Code::NotFinalized, message, next).field("spec.on_disconnect"));
+    }
+    let lease = &cluster.lease;
+    if spec.hold_ms != 0 && !(lease.ttl_ms..=lease.hold_max_ms).contains(&spec.hold_ms) {
+        let (hold, ttl, max) = (spec.hold_ms, lease.ttl_ms, lease.hold_max_ms);
+        let message = format!("a hold of {hold} ms is not between the lease, {ttl} ms, and {max} ms");
+        return Err(Rejected::bad_argument("spec.hold_ms", message, "choose one between, or leave it out"));
     }
     Ok(())
 }
@@ -188,11 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_fencing_is_refused_as_later() {
-        let stop = RunnerSpec { on_disconnect: OnDisconnect::Stop, ..good() };
-        assert_eq!(refused(&stop).0, Code::NotSupportedYet);
-        // A restart policy implies `stop`: the one that was typed is named.
-        let restart = RunnerSpec { restart: RestartPolicy::OnFailure, ..stop };
+    fn a_restart_policy_is_refused_as_later() {
+        let restart = RunnerSpec { restart: RestartPolicy::OnFailure, ..good() };
         assert_eq!(refused(&restart), (Code::NotSupportedYet, "spec.restart".to_owned()));
     }
 

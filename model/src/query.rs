@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use crate::host::{HostRecord, HostState};
 use crate::id::{Epoch, HostId, ID_ALPHABET, ProjectName, RunnerId};
 use crate::identity::{Actor, SpkiHash};
+pub use crate::lease::{
+    Coverable, GrantTerms, coverable, effective_policy, grant_terms, hold_ms, reboot_waiting,
+};
 use crate::limits::bounded;
-use crate::reply::{Code, Rejected, called};
+use crate::reply::{Code, Covered, Rejected, called};
 use crate::runner::{RunnerRecord, ShownState, Want};
 use crate::state::State;
 
@@ -122,6 +125,12 @@ pub fn desired(state: &State, host: HostId) -> Vec<DesiredRunner> {
         return Vec::new();
     }
     state.runners_on(host).filter_map(desired_line).collect()
+}
+
+/// What a fence covered and the host has not shown dead: it has to be ended before the host is heard again (P3).
+pub fn covered(state: &State, host: HostId) -> impl Iterator<Item = Covered> + '_ {
+    let covered = state.host(host).into_iter().flat_map(|host| &host.covered);
+    covered.map(|(runner, epoch)| Covered { runner: *runner, epoch: *epoch })
 }
 
 /// The host that a runner concerns now and the line about it; none for a runner that takes no room on any host.

@@ -72,6 +72,15 @@ codes! {
     NotInitialized = "not_initialized",
     AlreadyInitialized = "already_initialized",
     OlderIncarnation = "older_incarnation",
+    LeaseUnbounded = "lease_unbounded",
+    NotCoverable = "not_coverable",
+    CoveredAlive = "covered_alive",
+    HostReachable = "host_reachable",
+    LoopbackAddress = "loopback_address",
+    LastNode = "last_node",
+    VersionTooOld = "version_too_old",
+    VersionNotSupported = "version_not_supported",
+    NotFinalized = "not_finalized",
     InternalError = "internal_error",
 }
 
@@ -168,6 +177,20 @@ pub struct RefusedPlacement {
     pub reason: String,
 }
 
+/// One epoch of a runner, as fences name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Covered {
+    pub runner: RunnerId,
+    pub epoch: Epoch,
+}
+
+/// An epoch that a fence may not cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefusedCoverage {
+    pub runner: RunnerId,
+    pub reason: String,
+}
+
 /// The answer to an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Reply {
@@ -196,6 +219,11 @@ pub enum Reply {
     Connected {
         host_epoch: Epoch,
         acknowledged: Vec<ObservedKey>,
+    },
+    /// What is proven dead now, and what was asked for in vain.
+    Fenced {
+        covered: Vec<Covered>,
+        refused: Vec<RefusedCoverage>,
     },
     Host(HostId),
     Token(TokenId),

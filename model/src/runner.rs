@@ -229,6 +229,10 @@ pub enum Lost {
     HostUnreachable,
     /// Its host is there but did not list it, and had seen its placement (P14).
     NotListed,
+    /// Its host came back under another boot id, and that is not proof enough yet (P8).
+    HostRebooted,
+    /// Its host was removed, and its hold has not passed yet (P18).
+    HostRemoved,
 }
 
 impl Lost {
@@ -238,6 +242,8 @@ impl Lost {
         match self {
             Self::HostUnreachable => "host_unreachable",
             Self::NotListed => "not_listed",
+            Self::HostRebooted => "host_rebooted",
+            Self::HostRemoved => "host_removed",
         }
     }
 }
@@ -272,6 +278,10 @@ pub struct RunnerRecord {
     pub epoch: Option<Epoch>,
     /// None while pending, and when it ended without ever being placed.
     pub host: Option<HostId>,
+    /// P9: what it was placed under. `keep` while pending, and for `stop` where the host cannot fence (P11).
+    pub on_disconnect: OnDisconnect,
+    /// P9: fixed at its placement, between the lease and the longest hold; 0 while pending.
+    pub hold_ms: u64,
     /// The only host it may run on.
     pub pinned: Option<HostId>,
     /// Of the newest report taken in this epoch; counted by the shim from 1 (P15).

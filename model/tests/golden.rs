@@ -38,5 +38,5 @@ fn first_release() -> Lab {
 fn the_first_releases_log_gives_its_digest() {
     let digest = first_release().state.digest();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "ded219bf6d7e8c8cc2d8368f2cfcf73b88c21ba738f7b09e6f47aead02db6102");
+    assert_eq!(hex, "6f92b1e65598ee78ef891260fa3c44befbdd366fb15ad3aed7643a30498d4996");
 }

@@ -9,17 +9,17 @@ mod steps;
 
 use std::collections::BTreeMap;
 
-use lab::{Lab, admin};
+use lab::{HOLD_NOT_WAITED, HOLD_WAITED, LEASE_WAITED, Lab, admin};
 use proptest::prelude::*;
 use reference::{Host, Reference, Seen};
 use steps::{Step, steps};
 use stratavore_model::command::{
-    CordonHost, CreateToken, EventRetention, Joiner, Kill, Launch, RedeemToken, RemoveHost, RevokeToken,
-    Selector, Trim,
+    CordonHost, CreateToken, DeclareHostDead, DeclareRunnerDead, DrainHost, EventRetention, Finalize,
+    ForgoList, Joiner, Kill, Launch, RedeemToken, RemoveHost, RemoveNode, RevokeToken, Selector, Trim,
 };
 use stratavore_model::{
-    Actor, Changes, Code, Command, Entry, Epoch, EventId, HostId, HostState, LogPosition, NodeId,
-    RecordedEvent, Reply, Role, Row, RunnerState, State, TokenId, apply, invariant,
+    Actor, Changes, Code, Command, Entry, Epoch, EventId, Fence, HostId, HostState, LeaseBound, LogPosition,
+    NodeId, OnDisconnect, RecordedEvent, Reply, Role, Row, RunnerState, State, TokenId, apply, invariant,
 };
 use uuid::Uuid;
 
@@ -68,7 +68,7 @@ impl Run {
         run.join(4);
         run.join(2);
         for host in 0..2 {
-            run.connect(host, None, false, 255, 0, RunnerState::Running);
+            run.connect(host, None, false, 255, 0, (RunnerState::Running, false));
         }
         run
     }
@@ -85,14 +85,14 @@ impl Run {
                 let name = self.reference.projects[at].name.clone();
                 assert_eq!(outcome(self.lab.set_quota(&name, max)), self.reference.set_quota(at, max));
             }
-            Step::Launch { project, count, slots, no_queue, request } => {
-                self.launch(project, count, slots, no_queue, request);
+            Step::Launch { project, count, slots, no_queue, request, stop } => {
+                self.launch(project, count, slots, no_queue, (request, stop));
             }
             Step::Retry { request, same } => self.retry(request, same),
             Step::Join { slots } => self.join(slots),
-            Step::Connect { host, reboot, older, upto, list, state } => {
+            Step::Connect { host, reboot, older, upto, list, state, weak } => {
                 if let Some(host) = pick(&self.reference.hosts, host) {
-                    self.connect(host, reboot, older, upto, list, state);
+                    self.connect(host, reboot, older, upto, list, (state, weak));
                 }
             }
             Step::Assign { runner, host } => self.assign(runner, host),
@@ -114,6 +114,15 @@ impl Run {
             Step::CreateToken { ttl_ms } => self.create_token(ttl_ms),
             Step::Redeem { token, key } => self.redeem(token, key),
             Step::Revoke { token } => self.revoke(token),
+            Step::Fence { .. }
+            | Step::LeaseBounded { .. }
+            | Step::ConfirmReboot { .. }
+            | Step::DeclareRunnerDead { .. }
+            | Step::DeclareHostDead { .. }
+            | Step::Drain { .. }
+            | Step::Maintain { .. }
+            | Step::ForgoList { .. } => self.fence(step),
+            Step::JoinNode { .. } | Step::RemoveNode { .. } | Step::Finalize { .. } => self.members(step),
             Step::Pass { ms } => self.lab.pass(ms),
             Step::Trim => {
                 let events = EventRetention { age_ms: 0, count: 1500, bytes: 0 };
@@ -122,15 +131,25 @@ impl Run {
         }
     }
 
-    fn launch(&mut self, project: u8, count: usize, slots: u32, no_queue: bool, request: bool) {
+    fn launch(
+        &mut self,
+        project: u8,
+        count: usize,
+        slots: u32,
+        no_queue: bool,
+        (request, stop): (bool, bool),
+    ) {
         let at = usize::from(project) % self.reference.projects.len();
         let mut launch = self.lab.launch_command(&self.reference.projects[at].name.clone(), count);
         launch.spec.slots = slots;
         launch.no_queue = no_queue;
+        launch.spec.on_disconnect = if stop { OnDisconnect::Stop } else { OnDisconnect::Keep };
+        launch.spec.hold_ms = if count == 1 { 30_000 } else { 0 };
+        let policy = (stop, launch.spec.hold_ms);
         let request = request.then(|| self.lab.v7(0));
         let reply = self.lab.apply(admin(), request, Command::Launch(launch.clone())).reply;
         let theirs = outcome(reply.clone().into_result());
-        assert_eq!(theirs, self.reference.launch(at, &launch.ids, slots, no_queue));
+        assert_eq!(theirs, self.reference.launch(at, &launch.ids, slots, no_queue, policy));
         if let (Some(request), Ok(())) = (request, theirs) {
             self.requests.push((request, launch, reply));
         }
@@ -164,7 +183,15 @@ impl Run {
             epoch: None,
             boots: Vec::new(),
             connection: 0,
+            weak: false,
+            bound: LeaseBound::Bounded,
+            widened: 0,
+            fenced: None,
+            covered: Vec::new(),
+            rebooted: None,
+            draining: false,
         });
+        self.reference.follow_host_count();
     }
 
     /// `upto`: how much of history the agent has seen, of 255; `list`: which of its runners it names.
@@ -175,7 +202,7 @@ impl Run {
         older: bool,
         upto: u8,
         list: u64,
-        state: RunnerState,
+        (state, weak): (RunnerState, bool),
     ) {
         let record = self.reference.hosts[host].clone();
         let boot = match (reboot, record.boots.last()) {
@@ -192,6 +219,12 @@ impl Run {
         let on_host = self.reference.runners.iter().filter(|r| r.host == Some(host));
         let on_host = on_host.filter_map(|r| Some((r, r.epoch?))).enumerate();
         let named = on_host.filter(|(at, _)| list >> (at % 64) & 1 == 1);
+        let covered = record.covered.iter().filter(|_| list >> 62 & 1 == 1).map(|(runner, epoch)| Seen {
+            runner: *runner,
+            epoch: *epoch,
+            rev: 9,
+            state: if list >> 63 == 1 { RunnerState::Running } else { RunnerState::Failed },
+        });
         let list: Vec<_> = named
             .map(|(at, (r, epoch))| Seen {
                 runner: r.id,
@@ -199,14 +232,18 @@ impl Run {
                 rev: r.rev + at as u64 % 2,
                 state: if at % 3 == 0 { state } else { RunnerState::Running },
             })
+            .chain(covered)
             .collect();
         let observations = list.iter().map(|seen| self.observation(*seen)).collect();
         let seen = Some(Epoch { incarnation: 1, index: upto });
-        let command =
+        let mut command =
             self.lab.connect_command(record.id, &format!("boot-{boot}"), connection, seen, observations);
+        if weak {
+            command.facts.fence = Fence::Weak;
+        }
         let theirs = outcome(self.lab.as_host(record.id, Command::HostConnect(command)));
-        let index = self.lab.index;
-        assert_eq!(theirs, self.reference.connect(host, boot, connection, upto, &list, index));
+        let when = (self.lab.index, self.lab.now.0, weak);
+        assert_eq!(theirs, self.reference.connect(host, boot, connection, upto, &list, when));
     }
 
     fn observation(&self, seen: Seen) -> stratavore_model::command::Observation {
@@ -253,6 +290,13 @@ impl Run {
         assert_eq!(theirs, self.reference.report(host, seen));
     }
 
+    /// Mostly one of which this holds, sometimes any.
+    fn host_where(&self, number: u8, holds: impl Fn(usize) -> bool) -> Option<usize> {
+        let some: Vec<_> = (0..self.reference.hosts.len()).filter(|at| holds(*at)).collect();
+        let anyone = pick(&self.reference.hosts, number);
+        pick(&some, number).map(|at| some[at]).filter(|_| !number.is_multiple_of(8)).or(anyone)
+    }
+
     fn with_epoch(&self, host: u8) -> Option<usize> {
         let at = pick(&self.reference.hosts, host)?;
         self.reference.hosts[at].epoch.map(|_| at)
@@ -294,6 +338,117 @@ impl Run {
                 let host = self.reference.hosts[at].id.to_string();
                 let theirs = outcome(self.lab.user(Command::RemoveHost(RemoveHost { host, force })));
                 assert_eq!(theirs, self.reference.remove_host(at, force));
+            }
+            _ => {}
+        }
+    }
+
+    fn fence(&mut self, step: &Step) {
+        match *step {
+            Step::Fence { host, waited, list, old } => {
+                let Some(at) = self.host_where(host, |at| self.reference.used(at) > 0) else { return };
+                let on = self.reference.runners.iter().filter(|r| r.host == Some(at)).enumerate();
+                let named: Vec<_> =
+                    on.filter(|(n, _)| (list | 1) >> (n % 64) & 1 == 1).map(|(_, r)| r.id).collect();
+                let mut fence = self.lab.fence_command(self.reference.hosts[at].id, wait(waited), &named);
+                fence.host_epoch.index = fence.host_epoch.index.saturating_sub(u64::from(old));
+                let (epoch, waited) = (fence.host_epoch.index, fence.waited_ms);
+                let theirs = outcome(self.lab.system(Command::FenceHost(fence)));
+                assert_eq!(theirs, self.reference.fence(at, epoch, waited, &named));
+            }
+            Step::LeaseBounded { host } => {
+                if let Some(at) = self.with_epoch(host) {
+                    let theirs = outcome(self.lab.lease_bounded(self.reference.hosts[at].id));
+                    assert_eq!(theirs, self.reference.lease_bounded(at, self.lab.now.0));
+                }
+            }
+            Step::ConfirmReboot { host, waited } => {
+                let waits = |at| !self.reference.waiting_on(at).is_empty();
+                let Some(at) = self.host_where(host, waits) else { return };
+                let theirs = self.lab.confirm_reboot(self.reference.hosts[at].id, wait(waited));
+                let theirs = theirs.map(drop).map_err(|rejected| rejected.code);
+                assert_eq!(theirs, self.reference.confirm_reboot(at, wait(waited)));
+            }
+            Step::ForgoList { host } => {
+                let Some(at) = pick(&self.reference.hosts, host) else { return };
+                let host = self.reference.hosts[at].id;
+                let theirs = outcome(self.lab.system(Command::ForgoList(ForgoList { host, waited_ms: 0 })));
+                let removed = self.reference.hosts[at].state == HostState::Removed;
+                assert_eq!(theirs, if removed { Err(Code::HostRemoved) } else { Ok(()) });
+            }
+            _ => self.vouch(step),
+        }
+    }
+
+    fn vouch(&mut self, step: &Step) {
+        match *step {
+            Step::DeclareRunnerDead { runner } => {
+                let lost = |at: &usize| {
+                    self.reference.runners[*at].lost.is_some() || !self.reference.runners[*at].settled
+                };
+                let lost: Vec<_> = (0..self.reference.runners.len()).filter(lost).collect();
+                let anyone = pick(&self.reference.runners, runner);
+                let Some(at) =
+                    pick(&lost, runner).map(|at| lost[at]).filter(|_| !runner.is_multiple_of(4)).or(anyone)
+                else {
+                    return;
+                };
+                let runner = self.reference.runners[at].id.to_string();
+                let theirs = self.lab.user(Command::DeclareRunnerDead(DeclareRunnerDead { runner }));
+                assert_eq!(outcome(theirs), self.reference.declare_runner_dead(at));
+            }
+            Step::DeclareHostDead { host } => {
+                let Some(at) = pick(&self.reference.hosts, host) else { return };
+                let host = self.reference.hosts[at].id.to_string();
+                let theirs = self.lab.user(Command::DeclareHostDead(DeclareHostDead { host }));
+                assert_eq!(outcome(theirs), self.reference.declare_host_dead(at));
+            }
+            Step::Drain { host } => {
+                let Some(at) = pick(&self.reference.hosts, host) else { return };
+                let host = self.reference.hosts[at].id.to_string();
+                let theirs = self.lab.user(Command::DrainHost(DrainHost { host }));
+                assert_eq!(outcome(theirs), self.reference.drain(at));
+            }
+            Step::Maintain { minutes } => {
+                let for_ms = u64::from(minutes) * 60_000;
+                self.lab.maintenance(for_ms).unwrap();
+                self.reference.maintain(for_ms, self.lab.now.0);
+            }
+            _ => {}
+        }
+    }
+
+    /// Members have no bearing on the rest: what is expected is said here.
+    fn members(&mut self, step: &Step) {
+        let present: Vec<_> = self.lab.state.nodes().filter(|node| !node.removed).cloned().collect();
+        let version = self.lab.state.cluster().unwrap().version;
+        match *step {
+            Step::JoinNode { max_version } => {
+                let token = self.lab.token(Role::Node);
+                let addresses = Default::default();
+                let joiner = Joiner::Node { addresses, version: String::new(), max_version };
+                let redeem = self.lab.redeem_command(token, joiner);
+                let theirs = outcome(self.lab.as_node(Command::RedeemToken(redeem)));
+                let expected = if max_version < version { Err(Code::VersionTooOld) } else { Ok(()) };
+                assert_eq!(theirs, expected);
+            }
+            Step::RemoveNode { node } => {
+                // The first one proposes for everybody here.
+                let Some(node) = present.iter().skip(1).nth(usize::from(node) % 4).map(|node| node.id) else {
+                    return;
+                };
+                let theirs = outcome(self.lab.user(Command::RemoveNode(RemoveNode { node })));
+                assert_eq!(theirs, Ok(()));
+            }
+            Step::Finalize { version: wanted } => {
+                let theirs = outcome(self.lab.user(Command::Finalize(Finalize { version: wanted })));
+                let known = present.iter().all(|node| node.max_version >= wanted);
+                let expected = match wanted {
+                    _ if wanted < version => Err(Code::BadArgument),
+                    _ if known => Ok(()),
+                    _ => Err(Code::VersionNotSupported),
+                };
+                assert_eq!(theirs, expected);
             }
             _ => {}
         }
@@ -375,6 +530,12 @@ impl Run {
     }
 }
 
+/// Around every hold that there is.
+fn wait(number: u8) -> u64 {
+    let waits = [15_149, LEASE_WAITED, 30_299, 30_300, HOLD_NOT_WAITED, HOLD_WAITED, 300_000, u64::MAX];
+    waits[usize::from(number) % waits.len()]
+}
+
 /// The log applied by somebody else.
 fn replay(log: &[Entry], term: u64) -> (State, Vec<RecordedEvent>) {
     let (mut state, mut changes) = (State::new(), Changes::new());
@@ -390,8 +551,15 @@ fn replay(log: &[Entry], term: u64) -> (State, Vec<RecordedEvent>) {
     (state, events)
 }
 
+/// As many cases as PROPTEST_CASES says, and without it so many as take a few seconds.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    let unasked = 256;
+    ProptestConfig { cases: if asked.cases == unasked { 24 } else { asked.cases }, ..asked }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn every_sequence_agrees_with_the_reference(steps in steps()) {

@@ -4,6 +4,7 @@ use crate::command::{Success, Verdict};
 use crate::event::EventKind;
 use crate::fit::{Need, misfit};
 use crate::id::{Epoch, HostId, RunnerId};
+use crate::lease::{placed_hold, placed_policy};
 use crate::reply::{Code, RefusedPlacement, Rejected, Reply};
 use crate::runner::{QUOTA_REACHED, RunnerRecord, RunnerState};
 use crate::tx::Tx;
@@ -58,7 +59,9 @@ fn place(tx: &mut Tx<'_>, placement: &Placement) -> Result<Epoch, String> {
         return Err("it became pending in this entry".into());
     }
     let raised_at = state.cluster().map_or(0, |cluster| cluster.raised_at_index);
-    if runner.queued.index <= raised_at && state.unlisted_hosts().len() > 0 {
+    // A restart has moved it in the queue; what it ran as before the recovery may live all the same.
+    let may_live = runner.queued.index <= raised_at || (raised_at > 0 && runner.restarts > 0);
+    if may_live && state.unlisted_hosts().len() > 0 {
         return Err("hosts that may have it have not reported since the recovery".into());
     }
     if let Some(misfit) = misfit(host, &state.host_load(host.id), &Need::of(runner)) {
@@ -69,6 +72,8 @@ fn place(tx: &mut Tx<'_>, placement: &Placement) -> Result<Epoch, String> {
         state: RunnerState::Starting,
         epoch: Some(epoch),
         host: Some(placement.host),
+        on_disconnect: placed_policy(&runner.spec, host),
+        hold_ms: placed_hold(state, &runner.spec),
         reason: String::new(),
         ..runner.clone()
     };

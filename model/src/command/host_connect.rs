@@ -1,20 +1,21 @@
 //! An agent connected: its facts and the full list of what is on the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::report::{Seen, check_count, known_host, observe};
 use crate::command::{Observation, Success, Verdict};
 use crate::event::EventKind;
-use crate::host::{HostFacts, HostRecord, HostState};
+use crate::host::{HostFacts, HostLease, HostRecord, HostState, LeaseBound, Reboot};
 use crate::id::{Epoch, HostId, NodeId, ProjectName};
 use crate::identity::Actor;
-use crate::lifecycle::{End, end, lose, recover};
+use crate::lease::{placed_hold, placed_policy, reboot_waiting};
+use crate::lifecycle::{end_by_reboot, lose, recover};
 use crate::limits::{SLOTS_MAX, TEXT_BYTES_MAX};
 use crate::project::{MAX_RUNNERS_LIMIT, ProjectRecord};
 use crate::reply::{Code, ObservedKey, Rejected, Reply};
 use crate::row::Row;
-use crate::runner::{Exit, Lost, RunnerRecord, RunnerSpec, RunnerState, Want};
+use crate::runner::{Lost, OnDisconnect, RunnerRecord, RunnerSpec, RunnerState, Want};
 use crate::tx::Tx;
 
 /// The hello of an agent, as its gateway proposes it.
@@ -46,20 +47,39 @@ impl HostConnect {
         if !same_boot && !host.boot_id.is_empty() && host.previous_boot_id == self.boot_id {
             return Ok(Success::done(cloned(tx, host)));
         }
+        self.check_covered(&host)?;
         let rebooted = !same_boot && !host.boot_id.is_empty();
         let first_or_back = host.state != HostState::Ready || rebooted;
-        let host_epoch = match host.host_epoch {
-            Some(epoch) if same_boot => epoch,
-            _ => tx.epoch(),
+        let host = match host.host_epoch {
+            Some(_) if same_boot => host,
+            _ => new_host_epoch(tx, host, rebooted),
         };
-        let host = self.updated(tx, host, host_epoch, rebooted);
+        let host_epoch = host.host_epoch.unwrap_or_else(|| tx.epoch());
+        let host = self.updated(tx, host, rebooted);
         if first_or_back {
             tx.host_event(EventKind::HostReady, &host, if rebooted { "host_rebooted" } else { "" });
         }
         tx.put_host(host);
         let acknowledged = self.take_list(tx);
         self.judge_absent(tx, rebooted);
+        forget_settled_reboot(tx, self.host);
         Ok(Success::done(Reply::Connected { host_epoch, acknowledged }))
+    }
+
+    /// P3: after a fence nothing that it covered may be left. The host has to end it first; its own deadlines did, or are
+    /// broken.
+    fn check_covered(&self, host: &HostRecord) -> Result<(), Rejected> {
+        let alive = |o: &&Observation| !o.state.is_ended() && host.covered.get(&o.runner) == Some(&o.epoch);
+        let alive: Vec<_> = self.observations.iter().filter(alive).collect();
+        let Some(first) = alive.first() else { return Ok(()) };
+        let message = format!(
+            "host {} still lists {} runners that were fenced, the first is {} {}",
+            host.name,
+            alive.len(),
+            first.runner,
+            first.epoch
+        );
+        Err(Rejected::new(Code::CoveredAlive, message, "end them, then connect again"))
     }
 
     fn check_texts(&self) -> Result<(), Rejected> {
@@ -77,7 +97,7 @@ impl HostConnect {
         Ok(())
     }
 
-    fn updated(&self, tx: &Tx<'_>, host: HostRecord, host_epoch: Epoch, rebooted: bool) -> HostRecord {
+    fn updated(&self, tx: &Tx<'_>, host: HostRecord, rebooted: bool) -> HostRecord {
         let since = if host.state == HostState::Ready { host.since } else { tx.now() };
         HostRecord {
             state: HostState::Ready,
@@ -88,7 +108,6 @@ impl HostConnect {
             fence: self.facts.fence,
             previous_boot_id: if rebooted { host.boot_id } else { host.previous_boot_id },
             boot_id: self.boot_id.clone(),
-            host_epoch: Some(host_epoch),
             connection: self.connection,
             gateway: Some(self.gateway),
             since,
@@ -122,13 +141,8 @@ impl HostConnect {
         for runner in absent {
             match (rebooted, runner.is_live()) {
                 (false, true) => lose(tx, runner, Lost::NotListed),
-                (false, false) => {}
-                (true, true) => {
-                    let exit = Exit { reason: HOST_REBOOTED.into(), ..Exit::default() };
-                    let (state, reason) = (RunnerState::Failed, HOST_REBOOTED.into());
-                    end(tx, runner, End { state, exit: Some(exit), reason, settled: true });
-                }
-                (true, false) => tx.put_runner(RunnerRecord { settled: true, ..runner }),
+                (_, false) => {}
+                (true, true) => end_by_reboot(tx, runner),
             }
         }
         // Those that the list had not seen yet are only waiting to be sent.
@@ -146,11 +160,44 @@ impl HostConnect {
 /// Feature words of a host.
 const FEATURES_MAX: usize = 64;
 
-/// Reason of what a reboot ended.
-const HOST_REBOOTED: &str = "host_rebooted";
-
 /// Project in which runners show up that a host has and the cluster does not know.
 const ORPHANED: &str = "orphaned";
+
+/// P3: the host is ready from this entry on. What a lease starts with is P13: the only host's is unbounded; one that
+/// comes back after a fence kept its deadlines; of one that was forgotten in a recovery nothing is known; a fresh boot
+/// has nothing that could lack a deadline.
+fn new_host_epoch(tx: &Tx<'_>, host: HostRecord, rebooted: bool) -> HostRecord {
+    let cluster = tx.state().cluster();
+    let fresh = rebooted || host.boot_id.is_empty();
+    let bound = match () {
+        () if tx.state().hosts_present() == 1 => LeaseBound::Unbounded,
+        () if host.unlisted => LeaseBound::Bounding,
+        () if fresh => LeaseBound::Bounded,
+        () => host.lease.bound,
+    };
+    let kept = if fresh && !host.unlisted { 0 } else { host.lease.widened_ms };
+    let widened_ms = kept.max(cluster.map_or(0, |cluster| cluster.widening(tx.now())));
+    let ttl_ms = cluster.map_or(host.lease.ttl_ms, |cluster| cluster.lease.ttl_ms);
+    let at = tx.epoch();
+    let old = host.host_epoch.or(host.fenced);
+    HostRecord {
+        host_epoch: Some(at),
+        fenced: None,
+        covered: BTreeMap::new(),
+        rebooted: old.filter(|_| rebooted).map(|old| Reboot { old, at }).or(host.rebooted),
+        lease: HostLease { ttl_ms, bound, widened_ms },
+        unlisted: false,
+        ..host
+    }
+}
+
+/// A reboot that ended nothing needs no confirming.
+fn forget_settled_reboot(tx: &mut Tx<'_>, host: HostId) {
+    let host = tx.state().host(host).filter(|host| host.rebooted.is_some()).cloned();
+    if let Some(host) = host.filter(|host| reboot_waiting(tx.state(), host.id).is_empty()) {
+        tx.put_host(HostRecord { rebooted: None, ..host });
+    }
+}
 
 /// P8: two machines take turns under one identity; neither may get anything more.
 fn cloned(tx: &mut Tx<'_>, host: HostRecord) -> Reply {
@@ -167,18 +214,30 @@ fn cloned(tx: &mut Tx<'_>, host: HostRecord) -> Reply {
 
 /// P30: after a recovery hosts may have placements that are newer than what was saved.
 fn adopt_newer(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
-    let Some(runner) = tx.state().runner(observation.runner) else { return };
+    let state = tx.state();
+    let (Some(runner), Some(host)) = (state.runner(observation.runner), state.host(host)) else { return };
     let newer = Some(observation.epoch) > runner.epoch;
-    if !newer || observation.epoch.incarnation >= tx.epoch().incarnation || !runner.is_live() {
+    // What has ended here was started again in the history that is lost.
+    let over = !runner.is_live() && observation.state.is_ended();
+    if !newer || observation.epoch.incarnation >= tx.epoch().incarnation || over {
         return;
     }
+    let free = state.live_runner_named(&runner.name).is_none_or(|other| other.id == runner.id);
+    let name = format!("{ORPHANED}-{}", runner.id).parse().ok().filter(|_| !free);
     let runner = RunnerRecord {
+        name: name.unwrap_or_else(|| runner.name.clone()),
         state: RunnerState::Starting,
         lost: None,
+        want: if runner.is_live() { runner.want } else { Want::Run },
         admitted: true,
         epoch: Some(observation.epoch),
-        host: Some(host),
+        host: Some(host.id),
+        on_disconnect: placed_policy(&runner.spec, host),
+        hold_ms: placed_hold(state, &runner.spec),
         rev: 0,
+        exit: None,
+        ended_at: None,
+        settled: true,
         reason: String::new(),
         ..runner.clone()
     };
@@ -197,6 +256,8 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         return;
     }
     let created_at = tx.now();
+    let spec = RunnerSpec { slots: 1, workdir: "/".into(), ..RunnerSpec::default() };
+    let hold_ms = placed_hold(tx.state(), &spec);
     if tx.state().project(&project).is_none() {
         tx.put(Row::Project(ProjectRecord {
             name: project.clone(),
@@ -211,7 +272,7 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         id: observation.runner,
         name,
         project,
-        spec: Arc::new(RunnerSpec { slots: 1, workdir: "/".into(), ..RunnerSpec::default() }),
+        spec: Arc::new(spec),
         state: observation.state,
         lost: None,
         want: Want::Run,
@@ -220,6 +281,8 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         queued: tx.next_place(),
         epoch: Some(observation.epoch),
         host: Some(host),
+        on_disconnect: OnDisconnect::Keep,
+        hold_ms,
         pinned: Some(host),
         rev: observation.rev,
         pid: observation.pid,
@@ -243,7 +306,7 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Lab;
+    use crate::lab::{HOLD_WAITED, Lab};
     use crate::{Command, RunnerId, ShownState};
 
     fn running() -> (Lab, HostId, RunnerId, Epoch) {
@@ -302,7 +365,7 @@ mod tests {
         let record = lab.state.runner(runner).unwrap();
         assert_eq!((record.state, record.reason.as_str()), (RunnerState::Failed, "host_rebooted"));
         assert_eq!(shown(&lab, exited), ShownState::Terminated);
-        assert_eq!(lab.state.host_load(host).runners, 0);
+        assert_eq!(lab.state.host_load(host).runners, 1, "a boot id alone is no proof");
     }
 
     #[test]
@@ -316,6 +379,8 @@ mod tests {
         lab.connect_seen(host, "boot-a", 3, Some(unseen), vec![]);
         assert_eq!(lab.state.host_load(host).runners, 1);
         lab.connect(host, "boot-b", 4, vec![]);
+        assert!(!lab.state.runner(runner).unwrap().settled, "it may be a copy of the machine");
+        lab.confirm_reboot(host, HOLD_WAITED).unwrap();
         assert!(lab.state.runner(runner).unwrap().settled);
         assert_eq!(lab.state.host_load(host).runners, 0);
     }

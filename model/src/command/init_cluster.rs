@@ -1,5 +1,6 @@
 //! The first entry of a cluster.
 
+use super::finalize::check_new_enough;
 use crate::cluster::{ClockRecord, ClusterRecord, LeaseNumbers, NodeAddresses, NodeRecord, SecretBytes};
 use crate::command::{Success, Verdict};
 use crate::event::EventKind;
@@ -10,9 +11,6 @@ use crate::reply::{Code, Rejected, Reply};
 use crate::row::Row;
 use crate::time::Millis;
 use crate::tx::Tx;
-
-/// The version of entries that a new cluster starts with (P22).
-const CLUSTER_VERSION: u32 = 1;
 
 /// Founds the cluster: its CA, its first node and its first user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +24,9 @@ pub struct InitCluster {
     pub node_addresses: NodeAddresses,
     pub node_spki: SpkiHash,
     pub node_version: String,
+    /// P22: of the founding program: what its entries mean, and the newest that it could apply.
+    pub version: u32,
+    pub node_max_version: u32,
     pub admin: UserName,
     pub admin_spki: SpkiHash,
 }
@@ -39,6 +40,7 @@ impl InitCluster {
         if self.node_spki == self.admin_spki {
             return Err(key_in_use("admin_spki"));
         }
+        check_new_enough(self.version.max(1), self.node_max_version)?;
         let now = tx.now();
         tx.put(Row::Cluster(Box::new(ClusterRecord {
             id: self.cluster,
@@ -47,9 +49,10 @@ impl InitCluster {
             lease: self.lease,
             ca_cert_der: self.ca_cert_der.clone(),
             ca_key_der: self.ca_key_der.clone(),
-            version: CLUSTER_VERSION,
+            version: self.version.max(1),
             next_node: NodeId(self.node.0.saturating_add(1)),
             raised_at_index: 0,
+            maintenance: None,
         })));
         tx.put_clock(ClockRecord { now, age: now, dedup_floor: Millis(0) });
         tx.put(Row::Node(NodeRecord {
@@ -57,6 +60,7 @@ impl InitCluster {
             addresses: self.node_addresses.clone(),
             spki: self.node_spki,
             version: bounded(&self.node_version),
+            max_version: self.node_max_version,
             joined_at: now,
             removed: false,
         }));

@@ -11,12 +11,12 @@ use crate::fit::{Misfit, Need, misfit};
 use crate::host::{Fence, HostLoad, HostRecord};
 use crate::id::{HostId, NAME_BYTES_MAX, ProjectName, RunnerId, RunnerName};
 use crate::lifecycle::quota_places;
-use crate::limits::{LAUNCH_BYTES_MAX, RUNNERS_LIVE_MAX, check_spec, spec_bytes};
+use crate::limits::{LAUNCH_BYTES_MAX, RUNNERS_LIVE_MAX, check_hold, check_spec, spec_bytes};
 use crate::project::ProjectRecord;
 use crate::query::{known_project, resolve_host};
 use crate::reply::{Code, Rejected};
 use crate::row::Row;
-use crate::runner::{QUOTA_REACHED, RunnerRecord, RunnerSpec, RunnerState, Want};
+use crate::runner::{OnDisconnect, QUOTA_REACHED, RunnerRecord, RunnerSpec, RunnerState, Want};
 use crate::state::State;
 use crate::tx::Tx;
 
@@ -107,6 +107,9 @@ impl Launch {
         }
         spec.slots = spec.slots.max(1);
         check_spec(&spec)?;
+        if let Some(cluster) = tx.state().cluster() {
+            check_hold(&spec, cluster)?;
+        }
         if spec_bytes(&spec).saturating_mul(self.ids.len()) > LAUNCH_BYTES_MAX {
             let message = format!("commands and environments together exceed {LAUNCH_BYTES_MAX} bytes");
             return Err(Rejected::bad_argument("count", message, "launch fewer at a time"));
@@ -214,6 +217,8 @@ impl Launch {
             queued: tx.next_place(),
             epoch: None,
             host: None,
+            on_disconnect: OnDisconnect::Keep,
+            hold_ms: 0,
             pinned,
             rev: 0,
             pid: 0,

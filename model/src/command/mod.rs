@@ -1,9 +1,16 @@
 //! One file per command: the struct, what it does, its tests.
 
 mod assign;
+mod confirm_reboot;
 mod cordon_host;
 mod create_project;
 mod create_token;
+mod declare_host_dead;
+mod declare_runner_dead;
+mod drain_host;
+mod fence_host;
+mod finalize;
+mod forgo_list;
 mod host_connect;
 mod host_reachable;
 mod host_unreachable;
@@ -11,14 +18,17 @@ mod init_cluster;
 mod kill;
 mod label_host;
 mod launch;
+mod lease_bounded;
 mod raise_incarnation;
 mod redeem_token;
 mod register_key;
 mod remove_host;
+mod remove_node;
 mod report;
 mod reset_clock;
 mod restart;
 mod revoke_token;
+mod set_maintenance;
 mod set_node_address;
 mod set_quota;
 mod trim;
@@ -26,9 +36,16 @@ mod trim;
 use serde::Serialize;
 
 pub use assign::{Assign, PLACEMENTS_MAX, Placement};
+pub use confirm_reboot::ConfirmReboot;
 pub use cordon_host::CordonHost;
 pub use create_project::CreateProject;
 pub use create_token::CreateToken;
+pub use declare_host_dead::DeclareHostDead;
+pub use declare_runner_dead::DeclareRunnerDead;
+pub use drain_host::DrainHost;
+pub use fence_host::FenceHost;
+pub use finalize::Finalize;
+pub use forgo_list::ForgoList;
 pub use host_connect::HostConnect;
 pub use host_reachable::HostReachable;
 pub use host_unreachable::HostUnreachable;
@@ -36,14 +53,17 @@ pub use init_cluster::InitCluster;
 pub use kill::{Kill, Selector};
 pub use label_host::LabelHost;
 pub use launch::{LAUNCH_COUNT_MAX, Launch};
+pub use lease_bounded::LeaseBounded;
 pub use raise_incarnation::RaiseIncarnation;
 pub use redeem_token::{Joiner, RedeemToken};
 pub use register_key::RegisterKey;
 pub use remove_host::RemoveHost;
+pub use remove_node::RemoveNode;
 pub use report::{OBSERVATIONS_MAX, Observation, Report};
 pub use reset_clock::ResetClock;
 pub use restart::Restart;
 pub use revoke_token::RevokeToken;
+pub use set_maintenance::SetMaintenance;
 pub use set_node_address::SetNodeAddress;
 pub use set_quota::SetQuota;
 pub use trim::{EventRetention, Trim};
@@ -79,9 +99,25 @@ pub enum Command {
     SetNodeAddress(SetNodeAddress),
     Trim(Trim),
     ResetClock(ResetClock),
+    FenceHost(FenceHost),
+    LeaseBounded(LeaseBounded),
+    ConfirmReboot(ConfirmReboot),
+    ForgoList(ForgoList),
+    DeclareRunnerDead(DeclareRunnerDead),
+    DeclareHostDead(DeclareHostDead),
+    DrainHost(DrainHost),
+    RemoveNode(RemoveNode),
+    Finalize(Finalize),
+    SetMaintenance(SetMaintenance),
     /// Many proposals in one entry, each with its own actor and answer; one refused harms no other. Not nested.
     Batch(Vec<Entry>),
 }
+
+/// P22: the newest cluster version that this program applies.
+pub const COMMAND_VERSION: u32 = 2;
+
+/// The cluster version of fences, replacement and membership.
+pub const FENCES_SINCE: u32 = 2;
 
 /// Entries of a batch: answers and rows of one entry stay within what one write batch carries comfortably.
 pub const BATCH_MAX: usize = 1024;
@@ -113,8 +149,43 @@ impl Command {
             Self::SetNodeAddress(_) => "set_node_address",
             Self::Trim(_) => "trim",
             Self::ResetClock(_) => "reset_clock",
+            Self::ConfirmReboot(_) => "confirm_reboot",
+            Self::DeclareHostDead(_) => "declare_host_dead",
+            Self::DeclareRunnerDead(_) => "declare_runner_dead",
+            Self::DrainHost(_) => "drain_host",
+            Self::FenceHost(_) => "fence_host",
+            Self::Finalize(_) => "finalize",
+            Self::ForgoList(_) => "forgo_list",
+            Self::LeaseBounded(_) => "lease_bounded",
+            Self::RemoveNode(_) => "remove_node",
+            Self::SetMaintenance(_) => "set_maintenance",
             Self::Batch(_) => "batch",
         }
+    }
+
+    /// P22: the cluster version from which on it may be applied.
+    #[must_use]
+    pub const fn since(&self) -> u32 {
+        match self {
+            Self::FenceHost(_)
+            | Self::LeaseBounded(_)
+            | Self::ConfirmReboot(_)
+            | Self::ForgoList(_)
+            | Self::DeclareRunnerDead(_)
+            | Self::DeclareHostDead(_)
+            | Self::DrainHost(_)
+            | Self::SetMaintenance(_) => FENCES_SINCE,
+            _ => 1,
+        }
+    }
+
+    /// P7: only the leader's loops decide these, so they count in the term in which they were decided and in no other.
+    #[must_use]
+    pub const fn needs_term(&self) -> bool {
+        matches!(
+            self,
+            Self::FenceHost(_) | Self::LeaseBounded(_) | Self::ConfirmReboot(_) | Self::ForgoList(_)
+        )
     }
 
     /// P25: what a retry must repeat, hashed; none for commands that users do not send under a request id.
@@ -133,6 +204,12 @@ impl Command {
             Self::CreateToken(command) => self.hash(command),
             Self::RevokeToken(command) => self.hash(command),
             Self::ResetClock(command) => self.hash(command),
+            Self::DeclareRunnerDead(command) => self.hash(command),
+            Self::DeclareHostDead(command) => self.hash(command),
+            Self::DrainHost(command) => self.hash(command),
+            Self::RemoveNode(command) => self.hash(command),
+            Self::Finalize(command) => self.hash(command),
+            Self::SetMaintenance(command) => self.hash(command),
             Self::InitCluster(_)
             | Self::RaiseIncarnation(_)
             | Self::Assign(_)
@@ -144,6 +221,10 @@ impl Command {
             | Self::RegisterKey(_)
             | Self::SetNodeAddress(_)
             | Self::Trim(_)
+            | Self::FenceHost(_)
+            | Self::LeaseBounded(_)
+            | Self::ConfirmReboot(_)
+            | Self::ForgoList(_)
             | Self::Batch(_) => return None,
         })
     }

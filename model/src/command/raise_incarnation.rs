@@ -57,10 +57,13 @@ pub(crate) fn void_unused_tokens(tx: &mut Tx<'_>) {
 
 /// P30: what the hosts run may differ from what is recorded here; nothing is placed until they have said.
 fn forget_host_epochs(tx: &mut Tx<'_>) {
-    let known = |state: HostState| matches!(state, HostState::Ready | HostState::Unreachable);
-    let hosts: Vec<_> = tx.state().hosts().filter(|host| known(host.state)).cloned().collect();
+    let present = |host: &&HostRecord| host.state != HostState::Removed;
+    let hosts: Vec<_> = tx.state().hosts().filter(present).cloned().collect();
     for host in hosts {
-        show_unreachable(tx, HostRecord { host_epoch: None, ..host });
+        let fenced = host.host_epoch.or(host.fenced);
+        let host = HostRecord { host_epoch: None, fenced, unlisted: true, ..host };
+        // One that never connected here may have done so in the history that is lost.
+        if host.state == HostState::Joined { tx.put_host(host) } else { show_unreachable(tx, host) }
     }
 }
 

@@ -1,13 +1,17 @@
 //! Joining: the token is consumed and the key registered in one step.
 
+use std::collections::BTreeMap;
+
+use super::finalize::check_new_enough;
 use super::init_cluster::register;
-use super::set_node_address::check_addresses;
+use super::set_node_address::{Reach, check_addresses, other_reach};
 use crate::cluster::{ClusterRecord, NodeAddresses, NodeRecord};
 use crate::command::{Success, Verdict};
 use crate::event::EventKind;
-use crate::host::{Fence, HostRecord, HostState, Labels, SLOTS_DEFAULT};
+use crate::host::{Fence, HostLease, HostRecord, HostState, Labels, LeaseBound, SLOTS_DEFAULT};
 use crate::id::{HostId, HostName, NodeId, TokenId, UserName};
 use crate::identity::{Actor, Role, SpkiHash, UserRecord};
+use crate::lease::follow_host_count;
 use crate::limits::{HOSTS_MAX, SLOTS_MAX, USERS_MAX, bounded, check_labels};
 use crate::reply::{Code, Rejected, Reply};
 use crate::row::Row;
@@ -28,7 +32,12 @@ pub enum Joiner {
         slots: u32,
     },
     /// Its id is counted up here.
-    Node { addresses: NodeAddresses, version: String },
+    Node {
+        addresses: NodeAddresses,
+        version: String,
+        /// P22: the newest cluster version that its program can apply.
+        max_version: u32,
+    },
     User {
         /// None = `user-<token id>`.
         name: Option<UserName>,
@@ -72,7 +81,9 @@ impl RedeemToken {
             Joiner::Host { id, name, labels, slots } => {
                 self.host(tx, &token, *id, name.clone(), labels, *slots)?
             }
-            Joiner::Node { addresses, version } => self.node(tx, addresses, version)?,
+            Joiner::Node { addresses, version, max_version } => {
+                self.node(tx, addresses, version, *max_version)?
+            }
             Joiner::User { name } => self.user(tx, &token, name.clone())?,
         };
         register(tx, self.spki, identity.clone(), Some(token.id))?;
@@ -145,6 +156,7 @@ impl RedeemToken {
             return Err(Rejected::bad_argument("slots", message, "offer fewer"));
         }
         let now = tx.now();
+        let ttl_ms = tx.state().cluster().map_or(0, |cluster| cluster.lease.ttl_ms);
         let host = HostRecord {
             id,
             name: name.clone(),
@@ -158,9 +170,15 @@ impl RedeemToken {
             boot_id: String::new(),
             previous_boot_id: String::new(),
             host_epoch: None,
+            fenced: None,
+            covered: BTreeMap::new(),
+            rebooted: None,
+            lease: HostLease { ttl_ms, bound: LeaseBound::Bounded, widened_ms: 0 },
+            unlisted: false,
             connection: 0,
             gateway: None,
             cordoned: false,
+            draining: false,
             spki: self.spki,
             joined_at: now,
             since: now,
@@ -168,6 +186,7 @@ impl RedeemToken {
         };
         tx.host_event(EventKind::HostJoined, &host, "");
         tx.put_host(host);
+        follow_host_count(tx);
         Ok((Actor::Host(id), name.to_string()))
     }
 
@@ -176,11 +195,14 @@ impl RedeemToken {
         tx: &mut Tx<'_>,
         addresses: &NodeAddresses,
         version: &str,
+        max_version: u32,
     ) -> Result<(Actor, String), Rejected> {
         let Some(cluster) = tx.state().cluster().cloned() else {
             return Err(Rejected::new(Code::NotInitialized, "there is no cluster here yet", ""));
         };
         check_addresses(addresses)?;
+        check_new_enough(cluster.version, max_version)?;
+        check_dialled(tx, addresses)?;
         let id = cluster.next_node;
         let next_node = NodeId(id.0.saturating_add(1));
         tx.put(Row::Cluster(Box::new(ClusterRecord { next_node, ..cluster })));
@@ -190,6 +212,7 @@ impl RedeemToken {
             addresses: addresses.clone(),
             spki: self.spki,
             version: bounded(version),
+            max_version,
             joined_at,
             removed: false,
         }));
@@ -218,6 +241,24 @@ impl RedeemToken {
         tx.event(EventKind::UserJoined, &format!("user {name}"));
         Ok((Actor::User(name.clone()), name.to_string()))
     }
+}
+
+/// P21: members that cannot dial each other would be a cluster on paper only.
+fn check_dialled(tx: &Tx<'_>, addresses: &NodeAddresses) -> Result<(), Rejected> {
+    let reach = Reach::of(addresses);
+    let Some(other) = other_reach(tx, reach, None) else { return Ok(()) };
+    let (here, there) = (&addresses.raft, &other.addresses.raft);
+    let (message, next) = match reach {
+        Reach::Loopback => (
+            format!("{here} is loopback, and node {} at {there} could not dial it", other.id),
+            "join with `--advertise HOST`, a name or address that the others reach".to_owned(),
+        ),
+        Reach::Remote => (
+            format!("node {} advertises {there}, which {here} could not dial", other.id),
+            format!("restart node {} with `stratavored run --advertise HOST` first", other.id),
+        ),
+    };
+    Err(Rejected::new(Code::LoopbackAddress, message, next).field("addresses"))
 }
 
 fn unusable(code: Code, token: &TokenRecord, what: &str) -> Rejected {
@@ -271,7 +312,8 @@ mod tests {
         };
         assert_eq!(refused(&|r| r.secret_sha256 = [0; 32]), Code::TokenUnknown);
         assert_eq!(refused(&|r| r.token = "0000000000".parse().unwrap()), Code::TokenUnknown);
-        let node = Joiner::Node { addresses: NodeAddresses::default(), version: String::new() };
+        let (addresses, version) = (NodeAddresses::default(), String::new());
+        let node = Joiner::Node { addresses, version, max_version: 2 };
         assert_eq!(refused(&|r| r.joiner = node.clone()), Code::TokenRole);
         assert_eq!(refused(&|r| r.spki = [1; 32]), Code::IdTaken);
         lab.pass(TTL_MS_DEFAULT);
@@ -307,7 +349,8 @@ mod tests {
         let mut lab = Lab::new();
         for expected in ["2", "3"] {
             let token = lab.token(Role::Node);
-            let joiner = Joiner::Node { addresses: NodeAddresses::default(), version: "1".into() };
+            let addresses = NodeAddresses::default();
+            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: 2 };
             let redeem = lab.redeem_command(token, joiner);
             let reply = lab.as_node(Command::RedeemToken(redeem)).unwrap();
             assert!(matches!(reply, Reply::Redeemed { name, .. } if name == expected));

@@ -6,11 +6,12 @@ use crate::command::{Success, Verdict};
 use crate::event::EventKind;
 use crate::host::{HostRecord, HostState};
 use crate::identity::{Actor, KeyRecord};
+use crate::lease::{effective_policy, follow_host_count, waits_for_reboot};
 use crate::lifecycle::{End, end};
 use crate::query::resolve_host;
 use crate::reply::{Code, Rejected};
 use crate::row::Row;
-use crate::runner::{RunnerRecord, RunnerState};
+use crate::runner::{Lost, OnDisconnect, RunnerRecord, RunnerState};
 use crate::tx::Tx;
 
 /// Removes a host: its keys stop working at once.
@@ -18,7 +19,7 @@ use crate::tx::Tx;
 pub struct RemoveHost {
     /// Name or id.
     pub host: String,
-    /// Also with live runners; they end as `lost_with_host`.
+    /// Also with live runners: `keep` ones end as `lost_with_host`, `stop` ones by a fence after their hold.
     pub force: bool,
 }
 
@@ -34,18 +35,24 @@ impl RemoveHost {
             return Err(Rejected::new(Code::HostHasRunners, message, next).field("host"));
         }
         for runner in runners {
-            if runner.is_live() {
-                let runner = RunnerRecord { restart_wanted: false, ..runner };
-                let (state, reason) = (RunnerState::Failed, LOST_WITH_HOST.into());
-                end(tx, runner, End { state, exit: None, reason, settled: true });
-            } else {
-                tx.put_runner(RunnerRecord { settled: true, ..runner });
-            }
+            give_up(tx, runner);
         }
         cut_keys(tx, &Actor::Host(id));
         tx.host_event(EventKind::HostRemoved, &host, "");
         let since = tx.now();
-        tx.put_host(HostRecord { state: HostState::Removed, host_epoch: None, gateway: None, since, ..host });
+        // What is still to be fenced is fenced under the host epoch that ends here.
+        let fenced = host.host_epoch.or(host.fenced);
+        tx.put_host(HostRecord {
+            state: HostState::Removed,
+            host_epoch: None,
+            fenced,
+            gateway: None,
+            unlisted: false,
+            draining: false,
+            since,
+            ..host
+        });
+        follow_host_count(tx);
         Ok(Success::host(id))
     }
 }
@@ -53,7 +60,25 @@ impl RemoveHost {
 /// P18: an operator gave up the host and what ran on it; the agent, told so, stops all.
 const LOST_WITH_HOST: &str = "lost_with_host";
 
-fn cut_keys(tx: &mut Tx<'_>, identity: &Actor) {
+/// P18: what a fence can still cover waits for it, lost, and is placed elsewhere then; what it cannot, ends here.
+fn give_up(tx: &mut Tx<'_>, runner: RunnerRecord) {
+    let fence_comes = effective_policy(tx.state(), &runner) == OnDisconnect::Stop
+        || (waits_for_reboot(tx.state(), &runner) && runner.is_live());
+    if !runner.is_live() {
+        tx.put_runner(RunnerRecord { settled: true, ..runner });
+    } else if fence_comes {
+        if runner.lost.is_none() {
+            tx.runner_event(EventKind::RunnerLost, &runner, Lost::HostRemoved.as_str());
+            tx.put_runner(RunnerRecord { lost: Some(Lost::HostRemoved), ..runner });
+        }
+    } else {
+        let runner = RunnerRecord { restart_wanted: false, ..runner };
+        let (state, reason) = (RunnerState::Failed, LOST_WITH_HOST.into());
+        end(tx, runner, End { state, exit: None, reason, settled: true });
+    }
+}
+
+pub(super) fn cut_keys(tx: &mut Tx<'_>, identity: &Actor) {
     let keys: Vec<_> = tx.state().keys_of(identity).cloned().collect();
     for key in keys {
         tx.put(Row::Key(KeyRecord { removed: true, ..key }));

@@ -6,7 +6,7 @@ use crate::command::{Success, Verdict};
 use crate::event::EventKind;
 use crate::host::{Fence, HostRecord, HostState};
 use crate::id::{Epoch, HostId, RunnerId};
-use crate::lifecycle::{End, end, recover};
+use crate::lifecycle::{End, HOST_REBOOTED, end, end_by_reboot, recover};
 use crate::limits::bounded;
 use crate::reply::{Code, ObservedKey, Rejected, Reply};
 use crate::runner::{Exit, RunnerRecord, RunnerState};
@@ -108,6 +108,12 @@ pub(super) fn observe(tx: &mut Tx<'_>, host: HostId, observation: &Observation) 
         return Seen::Known;
     }
     let mut runner = runner.clone();
+    if observation.state.is_ended() && claims_reboot(tx, host, observation) {
+        if runner.is_live() {
+            end_by_reboot(tx, runner);
+        }
+        return Seen::Known;
+    }
     if !runner.is_live() {
         settle(tx, runner, observation);
         return Seen::Known;
@@ -121,6 +127,14 @@ pub(super) fn observe(tx: &mut Tx<'_>, host: HostId, observation: &Observation) 
         advance(tx, runner, observation);
     }
     Seen::Known
+}
+
+/// P8: of an epoch of an earlier boot the host knows no more than that it rebooted.
+fn claims_reboot(tx: &Tx<'_>, host: HostId, observation: &Observation) -> bool {
+    let exit = observation.exit.as_ref().map(|exit| exit.reason.as_str());
+    let reboot = tx.state().host(host).and_then(|host| host.rebooted);
+    (observation.reason == HOST_REBOOTED || exit == Some(HOST_REBOOTED))
+        && reboot.is_some_and(|reboot| observation.epoch < reboot.at)
 }
 
 /// The proof that the tree of an epoch closed without it is gone.

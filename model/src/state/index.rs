@@ -177,7 +177,7 @@ impl Index {
             return;
         }
         self.hosts_by_name.insert(host.name.clone(), host.id);
-        if host.state == HostState::Unreachable && host.host_epoch.is_none() {
+        if host.unlisted {
             self.unlisted.insert(host.id);
         }
         if host.state == HostState::Ready && !host.cordoned {

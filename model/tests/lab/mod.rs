@@ -5,14 +5,15 @@
 use std::collections::BTreeSet;
 
 use stratavore_model::command::{
-    Assign, CordonHost, CreateProject, CreateToken, HostConnect, HostReachable, HostUnreachable, InitCluster,
-    Joiner, Kill, Launch, Observation, Placement, RedeemToken, RemoveHost, Report, Restart, Selector,
-    SetQuota,
+    Assign, ConfirmReboot, CordonHost, CreateProject, CreateToken, FenceHost, HostConnect, HostReachable,
+    HostUnreachable, InitCluster, Joiner, Kill, Launch, LeaseBounded, Observation, Placement, RedeemToken,
+    RemoveHost, Report, Restart, Selector, SetMaintenance, SetQuota,
 };
 use stratavore_model::{
-    Actor, Changes, Command, Entry, Epoch, EventKind, Fence, HostFacts, HostId, ID_ALPHABET, LeaseNumbers,
-    LogPosition, Millis, NodeAddresses, NodeId, ObservedKey, Outcome, ProjectRecord, Rejected, Reply, Role,
-    RunnerId, RunnerSpec, RunnerState, SecretBytes, SpkiHash, State, TokenId, apply, invariant,
+    Actor, COMMAND_VERSION, Changes, Command, Covered, Entry, Epoch, EventKind, Fence, HostFacts, HostId,
+    ID_ALPHABET, LeaseNumbers, LogPosition, Millis, NodeAddresses, NodeId, ObservedKey, OnDisconnect,
+    Outcome, ProjectRecord, Rejected, Reply, Role, RunnerId, RunnerSpec, RunnerState, SecretBytes, SpkiHash,
+    State, TokenId, apply, invariant, query,
 };
 use uuid::Uuid;
 
@@ -45,6 +46,8 @@ pub(crate) fn init() -> Command {
         node_addresses: NodeAddresses::default(),
         node_spki: [1; 32],
         node_version: "0.1.0".into(),
+        version: COMMAND_VERSION,
+        node_max_version: COMMAND_VERSION,
         admin: "admin".parse().unwrap(),
         admin_spki: [2; 32],
     }))
@@ -326,6 +329,67 @@ impl Lab {
         self.system(Command::HostReachable(HostReachable { host, host_epoch }))
     }
 
+    /// Two hosts, so that their leases are bounded.
+    pub(crate) fn two_hosts(&mut self, slots: u32) -> (HostId, HostId) {
+        let (a, b) = (self.join_host("a", slots), self.join_host("b", slots));
+        self.connect(a, "boot-a", 1, vec![]);
+        self.connect(b, "boot-b", 1, vec![]);
+        (a, b)
+    }
+
+    /// A runner of this policy, placed on `host` and, if `running`, known to run.
+    pub(crate) fn placed(&mut self, host: HostId, policy: OnDisconnect, running: bool) -> (RunnerId, Epoch) {
+        let mut launch = self.launch_command("web", 1);
+        launch.spec.on_disconnect = policy;
+        let runner = launch.ids[0];
+        self.user(Command::Launch(launch)).unwrap();
+        let epoch = self.assign(runner, host).unwrap();
+        if running {
+            self.report(host, vec![self.observed(runner, epoch, 1, RunnerState::Running)]).unwrap();
+        }
+        (runner, epoch)
+    }
+
+    pub(crate) fn fence_command(&self, host: HostId, waited_ms: u64, runners: &[RunnerId]) -> FenceHost {
+        let record = self.state.host(host).unwrap();
+        let host_epoch = record.host_epoch.or(record.fenced).unwrap_or(Epoch { incarnation: 0, index: 0 });
+        FenceHost { host, host_epoch, waited_ms, runners: self.covered(runners) }
+    }
+
+    /// These runners in their present epochs.
+    pub(crate) fn covered(&self, runners: &[RunnerId]) -> Vec<Covered> {
+        let epoch = |id: &RunnerId| self.state.runner(*id).and_then(|runner| runner.epoch);
+        let none = Epoch { incarnation: 0, index: 0 };
+        runners.iter().map(|id| Covered { runner: *id, epoch: epoch(id).unwrap_or(none) }).collect()
+    }
+
+    pub(crate) fn fence(
+        &mut self,
+        host: HostId,
+        waited_ms: u64,
+        runners: &[RunnerId],
+    ) -> Result<Vec<RunnerId>, Rejected> {
+        let fence = self.fence_command(host, waited_ms, runners);
+        fenced(self.system(Command::FenceHost(fence)))
+    }
+
+    pub(crate) fn confirm_reboot(&mut self, host: HostId, waited_ms: u64) -> Result<Vec<RunnerId>, Rejected> {
+        let waiting = query::reboot_waiting(&self.state, host);
+        let runners = waiting.iter().map(|line| Covered { runner: line.runner, epoch: line.epoch }).collect();
+        let rebooted = self.state.host(host).unwrap().rebooted;
+        let host_epoch = rebooted.map_or(Epoch { incarnation: 0, index: 0 }, |reboot| reboot.old);
+        fenced(self.system(Command::ConfirmReboot(ConfirmReboot { host, host_epoch, waited_ms, runners })))
+    }
+
+    pub(crate) fn lease_bounded(&mut self, host: HostId) -> Result<Reply, Rejected> {
+        let host_epoch = self.state.host(host).unwrap().host_epoch.unwrap();
+        self.system(Command::LeaseBounded(LeaseBounded { host, host_epoch }))
+    }
+
+    pub(crate) fn maintenance(&mut self, for_ms: u64) -> Result<Reply, Rejected> {
+        self.user(Command::SetMaintenance(SetMaintenance { for_ms }))
+    }
+
     pub(crate) fn cordon(&mut self, host: &str, cordoned: bool) -> Result<Reply, Rejected> {
         self.user(Command::CordonHost(CordonHost { host: host.into(), cordoned }))
     }
@@ -356,6 +420,20 @@ impl Lab {
     pub(crate) fn join_user(&mut self, token: TokenId, name: &str) -> Result<Reply, Rejected> {
         let redeem = self.redeem_command(token, Joiner::User { name: Some(name.parse().unwrap()) });
         self.as_node(Command::RedeemToken(redeem))
+    }
+}
+
+/// Long enough for the default hold, and not long enough for it.
+pub(crate) const HOLD_WAITED: u64 = 121_200;
+pub(crate) const HOLD_NOT_WAITED: u64 = 121_199;
+
+/// The same for the default lease.
+pub(crate) const LEASE_WAITED: u64 = 15_150;
+
+fn fenced(reply: Result<Reply, Rejected>) -> Result<Vec<RunnerId>, Rejected> {
+    match reply? {
+        Reply::Fenced { covered, .. } => Ok(covered.iter().map(|one| one.runner).collect()),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -2,7 +2,11 @@
 //! no undo. What both agree on after hundreds of random commands is very likely what was meant.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use stratavore_model::{Code, HostId, HostState, Lost, RunnerId, RunnerState, State};
+mod fences;
+
+use stratavore_model::{
+    Code, HostId, HostState, LeaseBound, Lost, OnDisconnect, RunnerId, RunnerState, State,
+};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
@@ -29,6 +33,12 @@ pub(crate) struct Runner {
     pub(crate) rev: u64,
     pub(crate) settled: bool,
     pub(crate) restarts: u32,
+    /// Asked for `stop`.
+    pub(crate) restartable: bool,
+    pub(crate) hold_asked: u64,
+    /// What its placement fixed.
+    pub(crate) keep: bool,
+    pub(crate) hold: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -42,6 +52,14 @@ pub(crate) struct Host {
     /// Every boot so far, the present one last.
     pub(crate) boots: Vec<u32>,
     pub(crate) connection: u64,
+    pub(crate) weak: bool,
+    pub(crate) bound: LeaseBound,
+    pub(crate) widened: u64,
+    pub(crate) fenced: Option<u64>,
+    pub(crate) covered: Vec<(RunnerId, u64)>,
+    /// The host epoch before the boot, and the entry that brought the boot.
+    pub(crate) rebooted: Option<(u64, u64)>,
+    pub(crate) draining: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +75,8 @@ pub(crate) struct Reference {
     pub(crate) projects: Vec<Project>,
     pub(crate) runners: Vec<Runner>,
     pub(crate) hosts: Vec<Host>,
+    /// Until when, and how much longer holds are.
+    maintenance: Option<(u64, u64)>,
     tickets: u64,
 }
 
@@ -125,6 +145,7 @@ impl Reference {
         ids: &[RunnerId],
         slots: u32,
         no_queue: bool,
+        (restartable, hold_asked): (bool, u64),
     ) -> Result<(), Code> {
         if no_queue {
             let wanted = ids.len() as u32;
@@ -159,6 +180,10 @@ impl Reference {
                 rev: 0,
                 settled: true,
                 restarts: 0,
+                restartable,
+                hold_asked,
+                keep: true,
+                hold: 0,
             });
         }
         self.fill_quotas();
@@ -167,10 +192,13 @@ impl Reference {
 
     pub(crate) fn assign(&mut self, runner: usize, host: usize, index: u64) -> bool {
         let fits = self.open(host) && self.free(host) >= self.runners[runner].slots;
+        let weak = self.hosts[host].weak;
         let runner = &mut self.runners[runner];
         let ok = fits && runner.state == RunnerState::Pending && runner.admitted;
         if ok {
             (runner.state, runner.host, runner.epoch) = (RunnerState::Starting, Some(host), Some(index));
+            runner.keep = !runner.restartable || weak;
+            runner.hold = if runner.hold_asked == 0 { 120_000 } else { runner.hold_asked };
         }
         ok
     }
@@ -240,8 +268,10 @@ impl Reference {
         connection: u64,
         upto: u64,
         list: &[Seen],
-        index: u64,
+        (index, now, weak): (u64, u64, bool),
     ) -> Result<(), Code> {
+        let present_hosts = self.present();
+        let widening = self.widening(now);
         let record = &mut self.hosts[host];
         if record.state == HostState::Removed {
             return Err(Code::IdentityRemoved);
@@ -254,13 +284,30 @@ impl Reference {
             record.cordoned = true;
             return Err(Code::DuplicateHost);
         }
+        if list.iter().any(|seen| !ended(seen.state) && record.covered.contains(&(seen.runner, seen.epoch))) {
+            return Err(Code::CoveredAlive);
+        }
         let rebooted = present.is_some_and(|present| present != boot);
-        if present != Some(boot) {
+        let fresh = present != Some(boot);
+        let old = record.epoch.or(record.fenced);
+        if rebooted {
+            record.rebooted = old.map(|old| (old, index)).or(record.rebooted);
+        }
+        if fresh {
             record.boots.push(boot);
             record.epoch = None;
         }
-        record.epoch = record.epoch.or(Some(index));
-        (record.state, record.connection) = (HostState::Ready, connection);
+        if record.epoch.is_none() {
+            (record.epoch, record.fenced) = (Some(index), None);
+            record.covered.clear();
+            record.bound = match (present_hosts, fresh) {
+                (1, _) => LeaseBound::Unbounded,
+                (_, true) => LeaseBound::Bounded,
+                (_, false) => record.bound,
+            };
+            record.widened = if fresh { widening } else { record.widened.max(widening) };
+        }
+        (record.state, record.connection, record.weak) = (HostState::Ready, connection, weak);
         for seen in list {
             self.observe(host, *seen);
         }
@@ -270,6 +317,7 @@ impl Reference {
         for at in absent {
             self.judge(host, at, upto, list, rebooted);
         }
+        self.forget_reboot(host);
         Ok(())
     }
 
@@ -278,12 +326,11 @@ impl Reference {
         let Some(epoch) = runner.epoch.filter(|_| runner.host == Some(host)) else { return };
         let listed = list.iter().any(|seen| seen.runner == runner.id && seen.epoch == epoch);
         match (ended(runner.state), epoch <= upto, rebooted) {
-            (true, true, true) if !listed => runner.settled = true,
             (true, ..) => {}
             (false, false, _) if runner.lost == Some(Lost::HostUnreachable) => runner.lost = None,
             (false, false, _) => {}
             (false, true, _) if listed => {}
-            (false, true, true) => self.end(at, RunnerState::Failed, true),
+            (false, true, true) => self.reboot(at),
             (false, true, false) => runner.lost = runner.lost.or(Some(Lost::NotListed)),
         }
     }
@@ -366,6 +413,7 @@ impl Reference {
             return Err(Code::HostRemoved);
         }
         self.hosts[host].cordoned = cordoned;
+        self.hosts[host].draining &= cordoned;
         Ok(())
     }
 
@@ -381,13 +429,19 @@ impl Reference {
             return Err(Code::HostHasRunners);
         }
         for at in on {
-            if placed(&self.runners[at]) {
+            if ended(self.runners[at].state) {
+                self.runners[at].settled = true;
+            } else if self.may_be_fenced(at) || self.waits_for_reboot(at) {
+                self.runners[at].lost = self.runners[at].lost.or(Some(Lost::HostRemoved));
+            } else {
                 self.runners[at].again = false;
                 self.end(at, RunnerState::Failed, true);
             }
-            self.runners[at].settled = true;
         }
-        (self.hosts[host].state, self.hosts[host].epoch) = (HostState::Removed, None);
+        let record = &mut self.hosts[host];
+        record.fenced = record.epoch.or(record.fenced);
+        (record.state, record.epoch, record.draining) = (HostState::Removed, None, false);
+        self.follow_host_count();
         Ok(())
     }
 
@@ -408,6 +462,8 @@ impl Reference {
             assert_eq!(theirs.epoch.map(|epoch| epoch.index), mine.epoch);
             assert_eq!(theirs.restarts, mine.restarts);
             if placed(mine) {
+                let keep = theirs.on_disconnect == OnDisconnect::Keep;
+                assert_eq!((keep, theirs.hold_ms), (mine.keep, mine.hold), "runner {}", mine.id);
                 assert_eq!((stop, theirs.restart_wanted), (mine.stop, mine.again), "runner {}", mine.id);
             }
         }
@@ -415,6 +471,7 @@ impl Reference {
             let theirs = state.host(mine.id).unwrap();
             assert_eq!((theirs.state, theirs.cordoned), (mine.state, mine.cordoned), "host {}", mine.name);
             assert_eq!(theirs.host_epoch.map(|epoch| epoch.index), mine.epoch, "host {}", mine.name);
+            self.compare_lease(at, theirs);
             assert_eq!(state.host_load(mine.id).slots, self.used(at), "host {}", mine.name);
         }
         for (at, mine) in self.projects.iter().enumerate() {

@@ -8,10 +8,10 @@ use stratavore_model::RunnerState;
 pub(crate) enum Step {
     CreateProject { name: u8, max: u32 },
     SetQuota { project: u8, max: u32 },
-    Launch { project: u8, count: usize, slots: u32, no_queue: bool, request: bool },
+    Launch { project: u8, count: usize, slots: u32, no_queue: bool, request: bool, stop: bool },
     Retry { request: u8, same: bool },
     Join { slots: u32 },
-    Connect { host: u8, reboot: Option<u8>, older: bool, upto: u8, list: u64, state: RunnerState },
+    Connect { host: u8, reboot: Option<u8>, older: bool, upto: u8, list: u64, state: RunnerState, weak: bool },
     Assign { runner: u16, host: u8 },
     Report { runner: u16, rev: i8, state: RunnerState, old_epoch: bool },
     Unreachable { host: u8 },
@@ -26,6 +26,17 @@ pub(crate) enum Step {
     Revoke { token: u8 },
     Pass { ms: u64 },
     Trim,
+    Fence { host: u8, waited: u8, list: u64, old: bool },
+    LeaseBounded { host: u8 },
+    ConfirmReboot { host: u8, waited: u8 },
+    DeclareRunnerDead { runner: u16 },
+    DeclareHostDead { host: u8 },
+    Drain { host: u8 },
+    Maintain { minutes: u8 },
+    JoinNode { max_version: u32 },
+    RemoveNode { node: u8 },
+    Finalize { version: u32 },
+    ForgoList { host: u8 },
 }
 
 fn reported() -> impl Strategy<Value = RunnerState> {
@@ -47,7 +58,7 @@ fn cluster_step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|host| Step::Unreachable { host }),
         2 => any::<u8>().prop_map(|host| Step::Reachable { host }),
         2 => any::<(u8, bool)>().prop_map(|(host, cordoned)| Step::Cordon { host, cordoned }),
-        1 => any::<(u8, bool)>().prop_map(|(host, force)| Step::RemoveHost { host, force }),
+        1 => (any::<u8>(), prop::bool::weighted(0.3)).prop_map(|(host, force)| Step::RemoveHost { host, force }),
         2 => (0..600_000u64).prop_map(|ttl_ms| Step::CreateToken { ttl_ms }),
         4 => (any::<u8>(), 0..4u8).prop_map(|(token, key)| Step::Redeem { token, key }),
         1 => any::<u8>().prop_map(|token| Step::Revoke { token }),
@@ -58,18 +69,20 @@ fn cluster_step() -> impl Strategy<Value = Step> {
 
 fn runner_step() -> impl Strategy<Value = Step> {
     let connect =
-        (any::<u8>(), prop::option::weighted(0.3, any::<u8>()), prop::bool::weighted(0.1), any::<u8>());
+        (any::<u8>(), prop::option::weighted(0.4, any::<u8>()), prop::bool::weighted(0.1), any::<u8>());
     prop_oneof![
-        6 => (any::<u8>(), 1..4usize, 1..3u32, any::<bool>(), any::<bool>()).prop_map(
-            |(project, count, slots, no_queue, request)| {
-                Step::Launch { project, count, slots, no_queue, request }
+        6 => (any::<u8>(), 1..4usize, 1..3u32, any::<(bool, bool, bool)>()).prop_map(
+            |(project, count, slots, (no_queue, request, stop))| {
+                Step::Launch { project, count, slots, no_queue, request, stop }
             },
         ),
         2 => any::<(u8, bool)>().prop_map(|(request, same)| Step::Retry { request, same }),
-        4 => (connect, any::<u64>(), reported()).prop_map(|((host, reboot, older, upto), list, state)| {
-            Step::Connect { host, reboot, older, upto, list, state }
-        }),
-        12 => any::<(u16, u8)>().prop_map(|(runner, host)| Step::Assign { runner, host }),
+        7 => (connect, any::<u64>(), reported(), prop::bool::weighted(0.1)).prop_map(
+            |((host, reboot, older, upto), list, state, weak)| {
+                Step::Connect { host, reboot, older, upto, list, state, weak }
+            },
+        ),
+        20 => any::<(u16, u8)>().prop_map(|(runner, host)| Step::Assign { runner, host }),
         14 => (any::<u16>(), -1..3i8, reported(), prop::bool::weighted(0.1)).prop_map(
             |(runner, rev, state, old_epoch)| Step::Report { runner, rev, state, old_epoch },
         ),
@@ -79,6 +92,23 @@ fn runner_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn fence_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (any::<(u8, u8, u64)>(), prop::bool::weighted(0.05))
+            .prop_map(|((host, waited, list), old)| Step::Fence { host, waited, list, old }),
+        3 => any::<u8>().prop_map(|host| Step::LeaseBounded { host }),
+        8 => any::<(u8, u8)>().prop_map(|(host, waited)| Step::ConfirmReboot { host, waited }),
+        2 => any::<u16>().prop_map(|runner| Step::DeclareRunnerDead { runner }),
+        1 => any::<u8>().prop_map(|host| Step::DeclareHostDead { host }),
+        1 => any::<u8>().prop_map(|host| Step::Drain { host }),
+        1 => (0..3u8).prop_map(|minutes| Step::Maintain { minutes }),
+        1 => (1..4u32).prop_map(|max_version| Step::JoinNode { max_version }),
+        1 => any::<u8>().prop_map(|node| Step::RemoveNode { node }),
+        1 => (1..5u32).prop_map(|version| Step::Finalize { version }),
+        1 => any::<u8>().prop_map(|host| Step::ForgoList { host }),
+    ]
+}
+
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(prop_oneof![2 => runner_step(), 1 => cluster_step()], 200..400)
+    prop::collection::vec(prop_oneof![4 => runner_step(), 2 => cluster_step(), 1 => fence_step()], 200..400)
 }

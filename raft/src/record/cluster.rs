@@ -1,11 +1,14 @@
 //! The cluster, its clock, nodes, users and keys: commands and rows.
 
-use model::command::{InitCluster, RaiseIncarnation, RegisterKey, ResetClock, SetNodeAddress, Trim};
+use model::command::{
+    Finalize, InitCluster, RaiseIncarnation, RegisterKey, RemoveNode, ResetClock, SetMaintenance,
+    SetNodeAddress, Trim,
+};
 use stratavore_model as model;
 use stratavore_proto::raft as pb;
 
 use super::parts::{array, blob, optional_text, text};
-use super::{RecordError, Stored, required};
+use super::{RecordError, Stored, optional, required};
 
 impl Stored for InitCluster {
     type Pb = pb::InitCluster;
@@ -23,6 +26,8 @@ impl Stored for InitCluster {
             node_version: self.node_version.clone(),
             admin: self.admin.to_string(),
             admin_spki: blob(&self.admin_spki),
+            version: self.version,
+            node_max_version: self.node_max_version,
         }
     }
 
@@ -39,6 +44,8 @@ impl Stored for InitCluster {
             node_version: stored.node_version,
             admin: text("admin", &stored.admin)?,
             admin_spki: array("admin key", &stored.admin_spki)?,
+            version: stored.version,
+            node_max_version: stored.node_max_version,
         })
     }
 }
@@ -75,6 +82,7 @@ impl Stored for SetNodeAddress {
             node_id: self.node.0,
             addresses: Some(self.addresses.store()),
             version: self.version.clone(),
+            max_version: self.max_version,
         }
     }
 
@@ -83,6 +91,7 @@ impl Stored for SetNodeAddress {
             node: model::NodeId(stored.node_id),
             addresses: required("node addresses", stored.addresses)?,
             version: stored.version,
+            max_version: stored.max_version,
         })
     }
 }
@@ -123,6 +132,54 @@ impl Stored for ResetClock {
     }
 }
 
+impl Stored for RemoveNode {
+    type Pb = pb::RemoveNode;
+
+    fn store(&self) -> pb::RemoveNode {
+        pb::RemoveNode { node_id: self.node.0 }
+    }
+
+    fn load(stored: pb::RemoveNode) -> Result<Self, RecordError> {
+        Ok(Self { node: model::NodeId(stored.node_id) })
+    }
+}
+
+impl Stored for Finalize {
+    type Pb = pb::Finalize;
+
+    fn store(&self) -> pb::Finalize {
+        pb::Finalize { version: self.version }
+    }
+
+    fn load(stored: pb::Finalize) -> Result<Self, RecordError> {
+        Ok(Self { version: stored.version })
+    }
+}
+
+impl Stored for SetMaintenance {
+    type Pb = pb::SetMaintenance;
+
+    fn store(&self) -> pb::SetMaintenance {
+        pb::SetMaintenance { for_ms: self.for_ms }
+    }
+
+    fn load(stored: pb::SetMaintenance) -> Result<Self, RecordError> {
+        Ok(Self { for_ms: stored.for_ms })
+    }
+}
+
+impl Stored for model::Maintenance {
+    type Pb = pb::Maintenance;
+
+    fn store(&self) -> pb::Maintenance {
+        pb::Maintenance { until_ms: self.until.0, hold_ms: self.hold_ms }
+    }
+
+    fn load(stored: pb::Maintenance) -> Result<Self, RecordError> {
+        Ok(Self { until: model::Millis(stored.until_ms), hold_ms: stored.hold_ms })
+    }
+}
+
 impl Stored for model::ClusterRecord {
     type Pb = pb::ClusterRow;
 
@@ -138,6 +195,7 @@ impl Stored for model::ClusterRecord {
             version: self.version,
             next_node: self.next_node.0,
             raised_at_index: self.raised_at_index,
+            maintenance: self.maintenance.map(|maintenance| maintenance.store()),
         }
     }
 
@@ -152,6 +210,7 @@ impl Stored for model::ClusterRecord {
             version: stored.version,
             next_node: model::NodeId(stored.next_node),
             raised_at_index: stored.raised_at_index,
+            maintenance: optional(stored.maintenance)?,
         })
     }
 }
@@ -183,6 +242,7 @@ impl Stored for model::NodeRecord {
             version: self.version.clone(),
             joined_at_ms: self.joined_at.0,
             removed: self.removed,
+            max_version: self.max_version,
         }
     }
 
@@ -194,6 +254,7 @@ impl Stored for model::NodeRecord {
             version: stored.version,
             joined_at: model::Millis(stored.joined_at_ms),
             removed: stored.removed,
+            max_version: stored.max_version,
         })
     }
 }

@@ -56,6 +56,16 @@ fn store_command(command: &Command) -> pb::entry::Command {
         Command::SetNodeAddress(command) => Pb::SetNodeAddress(command.store()),
         Command::Trim(command) => Pb::Trim(command.store()),
         Command::ResetClock(command) => Pb::ResetClock(command.store()),
+        Command::FenceHost(command) => Pb::FenceHost(command.store()),
+        Command::LeaseBounded(command) => Pb::LeaseBounded(command.store()),
+        Command::ConfirmReboot(command) => Pb::ConfirmReboot(command.store()),
+        Command::ForgoList(command) => Pb::ForgoList(command.store()),
+        Command::DeclareRunnerDead(command) => Pb::DeclareRunnerDead(command.store()),
+        Command::DeclareHostDead(command) => Pb::DeclareHostDead(command.store()),
+        Command::DrainHost(command) => Pb::DrainHost(command.store()),
+        Command::RemoveNode(command) => Pb::RemoveNode(command.store()),
+        Command::Finalize(command) => Pb::Finalize(command.store()),
+        Command::SetMaintenance(command) => Pb::SetMaintenance(command.store()),
         Command::Batch(entries) => Pb::Batch(pb::Batch { entries: store_all(entries) }),
     }
 }
@@ -85,6 +95,16 @@ fn load_command(stored: pb::entry::Command) -> Result<Command, RecordError> {
         Pb::SetNodeAddress(stored) => Command::SetNodeAddress(Stored::load(stored)?),
         Pb::Trim(stored) => Command::Trim(Stored::load(stored)?),
         Pb::ResetClock(stored) => Command::ResetClock(Stored::load(stored)?),
+        Pb::FenceHost(stored) => Command::FenceHost(Stored::load(stored)?),
+        Pb::LeaseBounded(stored) => Command::LeaseBounded(Stored::load(stored)?),
+        Pb::ConfirmReboot(stored) => Command::ConfirmReboot(Stored::load(stored)?),
+        Pb::ForgoList(stored) => Command::ForgoList(Stored::load(stored)?),
+        Pb::DeclareRunnerDead(stored) => Command::DeclareRunnerDead(Stored::load(stored)?),
+        Pb::DeclareHostDead(stored) => Command::DeclareHostDead(Stored::load(stored)?),
+        Pb::DrainHost(stored) => Command::DrainHost(Stored::load(stored)?),
+        Pb::RemoveNode(stored) => Command::RemoveNode(Stored::load(stored)?),
+        Pb::Finalize(stored) => Command::Finalize(Stored::load(stored)?),
+        Pb::SetMaintenance(stored) => Command::SetMaintenance(Stored::load(stored)?),
         Pb::Batch(stored) => Command::Batch(load_all(stored.entries)?),
     })
 }

@@ -103,6 +103,10 @@ impl Stored for RemoveHost {
     }
 }
 
+fn covered(runner: model::RunnerId, epoch: model::Epoch) -> pb::Covered {
+    model::Covered { runner, epoch }.store()
+}
+
 impl Stored for model::HostRecord {
     type Pb = pb::HostRow;
 
@@ -127,6 +131,12 @@ impl Stored for model::HostRecord {
             joined_at_ms: self.joined_at.0,
             since_ms: self.since.0,
             agent_version: self.agent_version.clone(),
+            fenced: self.fenced.map(|epoch| epoch.store()),
+            covered: self.covered.iter().map(|(runner, epoch)| covered(*runner, *epoch)).collect(),
+            rebooted: self.rebooted.map(|reboot| reboot.store()),
+            lease: Some(self.lease.store()),
+            unlisted: self.unlisted,
+            draining: self.draining,
         }
     }
 
@@ -151,6 +161,15 @@ impl Stored for model::HostRecord {
             joined_at: model::Millis(stored.joined_at_ms),
             since: model::Millis(stored.since_ms),
             agent_version: stored.agent_version,
+            fenced: optional(stored.fenced)?,
+            covered: load_all::<model::Covered>(stored.covered)?
+                .into_iter()
+                .map(|covered| (covered.runner, covered.epoch))
+                .collect(),
+            rebooted: optional(stored.rebooted)?,
+            lease: required("host lease", stored.lease)?,
+            unlisted: stored.unlisted,
+            draining: stored.draining,
         })
     }
 }

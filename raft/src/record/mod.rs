@@ -8,6 +8,7 @@ mod cluster;
 mod dedup;
 mod entry;
 mod event;
+mod fence;
 mod host;
 mod parts;
 pub(crate) mod position;

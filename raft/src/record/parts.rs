@@ -87,7 +87,13 @@ stored_enum!(
 stored_enum!(model::Fence, pb::Fence, "fence", [Unknown, PidNamespace, Cgroup, Weak]);
 stored_enum!(model::Role, pb::TokenRole, "token role", [Node, Host, User]);
 stored_enum!(model::HostState, pb::HostState, "host state", [Joined, Ready, Unreachable, Removed]);
-stored_enum!(model::Lost, pb::LostReason, "reason of a loss", [HostUnreachable, NotListed]);
+stored_enum!(
+    model::Lost,
+    pb::LostReason,
+    "reason of a loss",
+    [HostUnreachable, NotListed, HostRebooted, HostRemoved]
+);
+stored_enum!(model::LeaseBound, pb::LeaseBound, "bound of a lease", [Unbounded, Bounding, Bounded]);
 
 impl Stored for model::Epoch {
     type Pb = pb::Epoch;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::command::{
-    Assign, CordonHost, CreateProject, CreateToken, EventRetention, HostConnect, HostReachable,
-    HostUnreachable, InitCluster, Joiner, Kill, LabelHost, Launch, Observation, Placement, RaiseIncarnation,
-    RedeemToken, RegisterKey, RemoveHost, Report, ResetClock, Restart, RevokeToken, Selector, SetNodeAddress,
-    SetQuota, Trim,
+    Assign, ConfirmReboot, CordonHost, CreateProject, CreateToken, DeclareHostDead, DeclareRunnerDead,
+    DrainHost, EventRetention, FenceHost, Finalize, ForgoList, HostConnect, HostReachable, HostUnreachable,
+    InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, Observation, Placement, RaiseIncarnation,
+    RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report, ResetClock, Restart, RevokeToken, Selector,
+    SetMaintenance, SetNodeAddress, SetQuota, Trim,
 };
 use model::{Actor, Command, Entry, Epoch, EventId, HostId, Millis, NodeId, Row, RunnerId, TokenId};
 use stratavore_model as model;
@@ -98,6 +99,8 @@ fn cluster_commands() -> Vec<Command> {
             node_version: "0.1".into(),
             admin: "admin".parse().unwrap(),
             admin_spki: [6; 32],
+            version: 7,
+            node_max_version: 8,
         })),
         Command::RaiseIncarnation(RaiseIncarnation { n: 4, nonce: [8; 16], reason: "r".into() }),
         Command::RegisterKey(RegisterKey { present: [1; 32], new: [2; 32] }),
@@ -105,7 +108,11 @@ fn cluster_commands() -> Vec<Command> {
             node: NodeId(7),
             addresses: addresses(),
             version: "v".into(),
+            max_version: 9,
         }),
+        Command::RemoveNode(RemoveNode { node: NodeId(7) }),
+        Command::Finalize(Finalize { version: 3 }),
+        Command::SetMaintenance(SetMaintenance { for_ms: 4 }),
         Command::Trim(Trim { elapsed_ms: 6, events: EventRetention { age_ms: 1, count: 2, bytes: 3 } }),
         Command::ResetClock(ResetClock { to: Millis(12) }),
     ]
@@ -179,8 +186,27 @@ fn host_and_token_commands() -> Vec<Command> {
         }),
         Command::RevokeToken(RevokeToken { id: token() }),
         redeem(Joiner::Host { id: host(), name: Some("h".parse().unwrap()), labels: labels(), slots: 8 }),
-        redeem(Joiner::Node { addresses: addresses(), version: "v".into() }),
+        redeem(Joiner::Node { addresses: addresses(), version: "v".into(), max_version: 2 }),
         redeem(Joiner::User { name: None }),
+    ]
+}
+
+fn fence_commands() -> Vec<Command> {
+    let runners = vec![model::Covered { runner: runner(), epoch: EPOCH }];
+    let later = Epoch { index: 78, ..EPOCH };
+    vec![
+        Command::FenceHost(FenceHost {
+            host: host(),
+            host_epoch: later,
+            waited_ms: 5,
+            runners: runners.clone(),
+        }),
+        Command::LeaseBounded(LeaseBounded { host: host(), host_epoch: EPOCH }),
+        Command::ConfirmReboot(ConfirmReboot { host: host(), host_epoch: later, waited_ms: 6, runners }),
+        Command::ForgoList(ForgoList { host: host(), waited_ms: 7 }),
+        Command::DeclareRunnerDead(DeclareRunnerDead { runner: "r".into() }),
+        Command::DeclareHostDead(DeclareHostDead { host: "h".into() }),
+        Command::DrainHost(DrainHost { host: "h".into() }),
     ]
 }
 
@@ -199,9 +225,10 @@ fn every_command_comes_back() {
     let mut commands = cluster_commands();
     commands.extend(runner_commands());
     commands.extend(host_and_token_commands());
+    commands.extend(fence_commands());
     let mut names: Vec<&str> = commands.iter().map(Command::name).collect();
     names.dedup();
-    assert_eq!(names.len(), 22, "one of each kind but the batch: {names:?}");
+    assert_eq!(names.len(), 32, "one of each kind but the batch: {names:?}");
     commands.push(Command::Batch(commands.iter().cloned().map(entry).collect()));
     for command in commands {
         let entry = entry(command);
@@ -240,6 +267,8 @@ fn runner_row() -> model::RunnerRecord {
         stop_request_id: Some(Uuid::from_u128(10)),
         restarts: 11,
         settled: true,
+        on_disconnect: model::OnDisconnect::Stop,
+        hold_ms: 12,
     }
 }
 
@@ -264,6 +293,12 @@ fn host_row() -> model::HostRecord {
         joined_at: Millis(7),
         since: Millis(8),
         agent_version: "v".into(),
+        fenced: Some(Epoch { index: 76, ..EPOCH }),
+        covered: BTreeMap::from([(runner(), EPOCH)]),
+        rebooted: Some(model::Reboot { old: Epoch { index: 75, ..EPOCH }, at: EPOCH }),
+        lease: model::HostLease { ttl_ms: 9, bound: model::LeaseBound::Bounding, widened_ms: 10 },
+        unlisted: true,
+        draining: true,
     }
 }
 
@@ -302,6 +337,7 @@ fn small_rows() -> Vec<Row> {
             version: 3,
             next_node: NodeId(4),
             raised_at_index: 5,
+            maintenance: Some(model::Maintenance { until: Millis(6), hold_ms: 7 }),
         })),
         Row::Clock(model::ClockRecord { now: Millis(1), age: Millis(2), dedup_floor: Millis(3) }),
         Row::Node(model::NodeRecord {
@@ -311,6 +347,7 @@ fn small_rows() -> Vec<Row> {
             version: "v".into(),
             joined_at: Millis(2),
             removed: true,
+            max_version: 3,
         }),
         Row::User(model::UserRecord { name: "u".parse().unwrap(), created_at: Millis(1), removed: true }),
         Row::Key(model::KeyRecord {

@@ -183,6 +183,8 @@ impl Stored for model::RunnerRecord {
             stop_request_id: self.stop_request_id.as_ref().map(store_uuid),
             restarts: self.restarts,
             settled: self.settled,
+            on_disconnect: self.on_disconnect.store(),
+            hold_ms: self.hold_ms,
         }
     }
 
@@ -218,6 +220,8 @@ impl Stored for model::RunnerRecord {
             stop_request_id: optional_uuid(stored.stop_request_id)?,
             restarts: stored.restarts,
             settled: stored.settled,
+            on_disconnect: Stored::load(stored.on_disconnect)?,
+            hold_ms: stored.hold_ms,
         })
     }
 }

@@ -55,9 +55,11 @@ impl Stored for RedeemToken {
                 labels: labels(own),
                 slots: *slots,
             }),
-            Joiner::Node { addresses, version } => {
-                Pb::Node(pb::JoiningNode { addresses: Some(addresses.store()), version: version.clone() })
-            }
+            Joiner::Node { addresses, version, max_version } => Pb::Node(pb::JoiningNode {
+                addresses: Some(addresses.store()),
+                version: version.clone(),
+                max_version: *max_version,
+            }),
             Joiner::User { name } => {
                 Pb::User(pb::JoiningUser { name: name.as_ref().map(ToString::to_string) })
             }
@@ -79,9 +81,11 @@ impl Stored for RedeemToken {
                 labels: host.labels,
                 slots: host.slots,
             },
-            Pb::Node(node) => {
-                Joiner::Node { addresses: required("node addresses", node.addresses)?, version: node.version }
-            }
+            Pb::Node(node) => Joiner::Node {
+                addresses: required("node addresses", node.addresses)?,
+                version: node.version,
+                max_version: node.max_version,
+            },
             Pb::User(user) => Joiner::User { name: optional_text("user name", user.name)? },
         };
         Ok(Self {
