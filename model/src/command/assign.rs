@@ -101,6 +101,30 @@ mod tests {
     }
 
     #[test]
+    fn p9_policy_and_hold_are_fixed_by_the_placement_between_lease_and_longest_hold() {
+        let mut lab = Lab::new();
+        let host = lab.host("a", 9);
+        lab.create_project("web", 9).unwrap();
+        let placed = |lab: &mut Lab, hold_ms: u64| {
+            let mut launch = lab.launch_command("web", 1);
+            launch.spec.on_disconnect = crate::OnDisconnect::Stop;
+            launch.spec.hold_ms = hold_ms;
+            let runner = launch.ids[0];
+            lab.user(Command::Launch(launch))?;
+            lab.assign(runner, host).unwrap();
+            let record = lab.state.runner(runner).unwrap();
+            Ok::<_, Rejected>((record.on_disconnect, record.hold_ms))
+        };
+        assert_eq!(placed(&mut lab, 0), Ok((crate::OnDisconnect::Stop, 120_000)));
+        assert_eq!(placed(&mut lab, 15_000), Ok((crate::OnDisconnect::Stop, 15_000)));
+        assert_eq!(placed(&mut lab, 600_000), Ok((crate::OnDisconnect::Stop, 600_000)));
+        for hold_ms in [14_999, 600_001] {
+            let refused = placed(&mut lab, hold_ms).unwrap_err();
+            assert_eq!((refused.code, refused.field.as_deref()), (Code::BadArgument, Some("spec.hold_ms")));
+        }
+    }
+
+    #[test]
     fn every_predicate_is_asked_again() {
         let mut lab = Lab::new();
         let full = lab.host("full", 1);

@@ -42,3 +42,34 @@ impl DeclareHostDead {
         Ok(Success::host(id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OnDisconnect::{Keep, Stop};
+    use crate::lab::Lab;
+    use crate::{Command, Reply, RunnerState};
+
+    fn declare(lab: &mut Lab) -> Result<Reply, Rejected> {
+        lab.user(Command::DeclareHostDead(DeclareHostDead { host: "a".into() }))
+    }
+
+    #[test]
+    fn p30_everything_on_a_dead_host_is_covered_and_may_never_come_back() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 9).unwrap();
+        let (a, b) = lab.two_hosts(4);
+        let (kept, epoch) = lab.placed(a, Keep, true);
+        let (stopped, _) = lab.placed(a, Stop, true);
+        assert_eq!(declare(&mut lab).unwrap_err().code, Code::HostReachable);
+        lab.unreachable(a).unwrap();
+        declare(&mut lab).unwrap();
+        assert_eq!(lab.state.runner(kept).unwrap().reason, "declared_dead");
+        lab.assign(stopped, b).unwrap();
+        let alive = vec![lab.observed(kept, epoch, 2, RunnerState::Running)];
+        let connect = Command::HostConnect(lab.connect_command(a, "boot-a", 2, None, alive));
+        assert_eq!(lab.as_host(a, connect).unwrap_err().code, Code::CoveredAlive);
+        lab.connect(a, "boot-a", 3, vec![]);
+        assert_eq!(lab.events_of(EventKind::HostDeclaredDead), 1);
+    }
+}

@@ -42,3 +42,57 @@ fn may_move(runner: &RunnerRecord) -> bool {
         && runner.pinned.is_none()
         && runner.spec.on_disconnect == OnDisconnect::Stop
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OnDisconnect::{Keep, Stop};
+    use crate::lab::Lab;
+    use crate::{Command, RunnerState};
+
+    fn drain(lab: &mut Lab) {
+        lab.user(Command::DrainHost(DrainHost { host: "a".into() })).unwrap();
+    }
+
+    #[test]
+    fn what_may_move_is_stopped_and_queued_again_and_the_rest_stays() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 9).unwrap();
+        let (a, b) = lab.two_hosts(4);
+        let (kept, _) = lab.placed(a, Keep, true);
+        let (moved, epoch) = lab.placed(a, Stop, true);
+        let (killed, _) = lab.placed(a, Stop, true);
+        lab.kill(&[killed], false).unwrap();
+        drain(&mut lab);
+        drain(&mut lab);
+        let wish = |lab: &Lab, id| {
+            let runner = lab.state.runner(id).unwrap();
+            (runner.want, runner.restart_wanted)
+        };
+        assert_eq!(wish(&lab, kept), (Want::Run, false));
+        assert_eq!(wish(&lab, moved), (Want::Stop { force: false }, true));
+        assert_eq!(wish(&lab, killed), (Want::Stop { force: false }, false), "it was not to run on");
+        lab.report(a, vec![lab.observed(moved, epoch, 2, RunnerState::Terminated)]).unwrap();
+        assert_eq!(lab.assign(moved, a).unwrap_err(), "cordoned");
+        lab.assign(moved, b).unwrap();
+        assert_eq!(lab.events_of(EventKind::HostDraining), 1);
+    }
+
+    #[test]
+    fn uncordoning_takes_it_back_and_a_pinned_runner_has_nowhere_to_go() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 9).unwrap();
+        let (a, _) = lab.two_hosts(4);
+        let mut launch = lab.launch_command("web", 1);
+        launch.spec.on_disconnect = Stop;
+        launch.spec.host = "a".into();
+        let pinned = launch.ids[0];
+        lab.user(Command::Launch(launch)).unwrap();
+        lab.assign(pinned, a).unwrap();
+        drain(&mut lab);
+        assert_eq!(lab.state.runner(pinned).unwrap().want, Want::Run);
+        lab.cordon("a", false).unwrap();
+        let host = lab.state.host(a).unwrap();
+        assert_eq!((host.cordoned, host.draining), (false, false));
+    }
+}

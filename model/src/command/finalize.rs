@@ -62,3 +62,78 @@ pub(super) fn check_new_enough(version: u32, max_version: u32) -> Result<(), Rej
     let message = format!("the cluster is at version {version}, and the node knows at most {max_version}");
     Err(Rejected::new(Code::VersionTooOld, message, "install the program that the other nodes run"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Joiner, SetMaintenance, SetNodeAddress};
+    use crate::lab::{Lab, founded_at};
+    use crate::{Command, NodeAddresses, NodeId, OnDisconnect, Role};
+
+    fn finalize(lab: &mut Lab, version: u32) -> Result<Reply, Rejected> {
+        lab.user(Command::Finalize(Finalize { version }))
+    }
+
+    fn announce(lab: &mut Lab, max_version: u32) -> Result<Reply, Rejected> {
+        let (addresses, version) = (NodeAddresses::default(), String::new());
+        let set = SetNodeAddress { node: NodeId(1), addresses, version, max_version };
+        lab.as_node(Command::SetNodeAddress(set))
+    }
+
+    fn join(lab: &mut Lab, max_version: u32) -> Result<Reply, Rejected> {
+        let token = lab.token(Role::Node);
+        let addresses = NodeAddresses::default();
+        let joiner = Joiner::Node { addresses, version: String::new(), max_version };
+        let redeem = lab.redeem_command(token, joiner);
+        lab.as_node(Command::RedeemToken(redeem))
+    }
+
+    #[test]
+    fn p22_it_takes_every_member_and_is_never_taken_back() {
+        let mut lab = founded_at(1);
+        join(&mut lab, 1).unwrap();
+        let refused = finalize(&mut lab, 2).unwrap_err();
+        assert_eq!(refused.code, Code::VersionNotSupported);
+        assert!(refused.message.contains("2 (at most 1)"), "{}", refused.message);
+        lab.user(Command::RemoveNode(crate::command::RemoveNode { node: NodeId(2) })).unwrap();
+        finalize(&mut lab, 2).unwrap();
+        finalize(&mut lab, 2).unwrap();
+        assert_eq!(lab.events_of(EventKind::ClusterFinalized), 1);
+        assert_eq!(finalize(&mut lab, 1).unwrap_err().code, Code::BadArgument);
+        assert_eq!(finalize(&mut lab, 3).unwrap_err().code, Code::VersionNotSupported);
+    }
+
+    #[test]
+    fn p22_a_program_that_is_too_old_neither_joins_nor_comes_back() {
+        let mut lab = founded_at(1);
+        announce(&mut lab, 1).unwrap();
+        announce(&mut lab, 2).unwrap();
+        finalize(&mut lab, 2).unwrap();
+        assert_eq!(join(&mut lab, 1).unwrap_err().code, Code::VersionTooOld);
+        assert_eq!(announce(&mut lab, 1).unwrap_err().code, Code::VersionTooOld);
+        join(&mut lab, 2).unwrap();
+    }
+
+    #[test]
+    fn p22_newer_commands_wait_until_it_is_finalized() {
+        let mut lab = founded_at(1);
+        lab.create_project("web", 5).unwrap();
+        let maintenance = Command::SetMaintenance(SetMaintenance { for_ms: 1 });
+        assert_eq!(lab.user(maintenance.clone()).unwrap_err().code, Code::NotFinalized);
+        let mut launch = lab.launch_command("web", 1);
+        launch.spec.on_disconnect = OnDisconnect::Stop;
+        let launch = Command::Launch(launch);
+        assert_eq!(lab.user(launch.clone()).unwrap_err().code, Code::NotFinalized);
+        finalize(&mut lab, 2).unwrap();
+        lab.user(maintenance).unwrap();
+        lab.user(launch).unwrap();
+    }
+
+    #[test]
+    fn p22_a_cluster_is_not_founded_above_its_founder() {
+        let mut lab = Lab::empty();
+        let Command::InitCluster(mut init) = crate::lab::init() else { panic!("not the first command") };
+        init.node_max_version = 1;
+        assert_eq!(lab.system(Command::InitCluster(init)).unwrap_err().code, Code::VersionTooOld);
+    }
+}

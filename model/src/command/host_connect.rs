@@ -307,7 +307,7 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
 mod tests {
     use super::*;
     use crate::lab::{HOLD_WAITED, Lab};
-    use crate::{Command, RunnerId, ShownState};
+    use crate::{Command, RunnerId, ShownState, query};
 
     fn running() -> (Lab, HostId, RunnerId, Epoch) {
         let mut lab = Lab::new();
@@ -383,6 +383,44 @@ mod tests {
         lab.confirm_reboot(host, HOLD_WAITED).unwrap();
         assert!(lab.state.runner(runner).unwrap().settled);
         assert_eq!(lab.state.host_load(host).runners, 0);
+    }
+
+    #[test]
+    fn p3_a_fenced_host_is_heard_again_only_when_nothing_covered_lives() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 3).unwrap();
+        let (a, b) = lab.two_hosts(4);
+        let (runner, epoch) = lab.placed(a, OnDisconnect::Stop, true);
+        lab.fence(a, HOLD_WAITED, &[runner]).unwrap();
+        let alive = vec![lab.observed(runner, epoch, 1, RunnerState::Running)];
+        let connect = Command::HostConnect(lab.connect_command(a, "boot-a", 2, None, alive.clone()));
+        let refused = lab.as_host(a, connect.clone()).unwrap_err();
+        assert_eq!(refused.code, Code::CoveredAlive);
+        let named: Vec<_> = query::covered(&lab.state, a).map(|one| (one.runner, one.epoch)).collect();
+        assert_eq!(named, [(runner, epoch)]);
+        // Also when it lives elsewhere by now.
+        lab.assign(runner, b).unwrap();
+        assert_eq!(lab.as_host(a, connect).unwrap_err().code, Code::CoveredAlive);
+        let before = lab.state.host(a).unwrap().fenced;
+        let dead = vec![lab.observed(runner, epoch, 2, RunnerState::Failed)];
+        lab.connect(a, "boot-a", 3, dead);
+        let host = lab.state.host(a).unwrap();
+        assert!(host.host_epoch > before && host.fenced.is_none() && host.covered.is_empty());
+        assert_eq!(shown(&lab, runner), ShownState::Starting, "its new life goes on");
+    }
+
+    #[test]
+    fn p3_a_new_host_epoch_is_the_entry_that_gave_it() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 3).unwrap();
+        let (a, _) = lab.two_hosts(4);
+        let (runner, _) = lab.placed(a, OnDisconnect::Stop, true);
+        lab.fence(a, HOLD_WAITED, &[runner]).unwrap();
+        lab.connect(a, "boot-a", 2, vec![]);
+        let index = lab.state.host(a).unwrap().host_epoch.unwrap().index;
+        assert_eq!(index, lab.index);
+        // What was not settled under the old one is settled under the new one only.
+        assert_eq!(lab.fence(a, HOLD_WAITED, &[runner]).unwrap_err().code, Code::NotCoverable);
     }
 
     #[test]

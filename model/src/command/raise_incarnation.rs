@@ -102,6 +102,56 @@ mod tests {
     }
 
     #[test]
+    fn p30_what_waits_and_what_is_restarted_wait_for_every_list_one_that_only_joined_included() {
+        let mut lab = Lab::new();
+        let a = lab.host("a", 4);
+        let joined = lab.join_host("b", 4);
+        lab.create_project("web", 5).unwrap();
+        let (ended, epoch) = lab.placed(a, crate::OnDisconnect::Keep, true);
+        lab.report(a, vec![lab.observed(ended, epoch, 2, RunnerState::Terminated)]).unwrap();
+        lab.system(raise(2)).unwrap();
+        lab.connect(a, "boot-a", 2, vec![]);
+        lab.restart(ended).unwrap();
+        assert!(lab.assign(ended, a).is_err(), "the other host may have it");
+        lab.connect(joined, "boot-b", 1, vec![]);
+        lab.assign(ended, a).unwrap();
+    }
+
+    #[test]
+    fn p30_what_was_started_again_in_the_lost_history_is_adopted_not_killed() {
+        let mut lab = Lab::new();
+        let a = lab.host("a", 4);
+        lab.create_project("web", 5).unwrap();
+        let (runner, epoch) = lab.placed(a, crate::OnDisconnect::Keep, true);
+        lab.report(a, vec![lab.observed(runner, epoch, 2, RunnerState::Terminated)]).unwrap();
+        let name = lab.state.runner(runner).unwrap().name.clone();
+        let mut launch = lab.launch_command("web", 1);
+        launch.name = Some(name);
+        lab.user(Command::Launch(launch)).unwrap();
+        lab.system(raise(2)).unwrap();
+        let later = crate::Epoch { incarnation: 1, index: 900 };
+        lab.connect(a, "boot-a", 2, vec![lab.observed(runner, later, 3, RunnerState::Running)]);
+        let record = lab.state.runner(runner).unwrap();
+        assert_eq!((record.state, record.epoch), (RunnerState::Running, Some(later)));
+        assert_eq!(record.name.to_string(), format!("orphaned-{runner}"), "its name is another's now");
+        assert_eq!(crate::query::desired(&lab.state, a)[0].want, crate::query::DesiredWant::Run);
+    }
+
+    #[test]
+    fn p13_p30_after_a_recovery_nothing_is_fenced_before_the_shims_say_that_they_hold_deadlines() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 5).unwrap();
+        let (a, _) = lab.two_hosts(4);
+        let (runner, epoch) = lab.placed(a, crate::OnDisconnect::Stop, true);
+        lab.system(raise(2)).unwrap();
+        assert_eq!(lab.fence(a, u64::MAX, &[runner]).unwrap_err().code, Code::LeaseUnbounded);
+        lab.connect(a, "boot-a", 2, vec![lab.observed(runner, epoch, 1, RunnerState::Running)]);
+        assert_eq!(lab.fence(a, u64::MAX, &[runner]).unwrap_err().code, Code::LeaseUnbounded);
+        lab.lease_bounded(a).unwrap();
+        lab.fence(a, u64::MAX, &[runner]).unwrap();
+    }
+
+    #[test]
     fn a_runner_that_a_host_has_is_adopted() {
         let mut lab = Lab::new();
         let host = lab.host("a", 4);

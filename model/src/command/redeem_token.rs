@@ -345,6 +345,43 @@ mod tests {
     }
 
     #[test]
+    fn p21_members_that_cannot_dial_each_other_are_refused_with_the_way_out() {
+        let mut lab = Lab::new();
+        let join = |lab: &mut Lab, raft: &str| {
+            let token = lab.token(Role::Node);
+            let addresses = NodeAddresses { raft: raft.into(), ..NodeAddresses::default() };
+            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: 2 };
+            let redeem = lab.redeem_command(token, joiner);
+            lab.as_node(Command::RedeemToken(redeem))
+        };
+        let set = |lab: &mut Lab, raft: &str| {
+            let addresses = NodeAddresses { raft: raft.into(), ..NodeAddresses::default() };
+            let set = crate::command::SetNodeAddress {
+                node: NodeId(1),
+                addresses,
+                version: String::new(),
+                max_version: 2,
+            };
+            lab.as_node(Command::SetNodeAddress(set))
+        };
+        set(&mut lab, "127.0.0.1:50053").unwrap();
+        let refused = join(&mut lab, "10.0.0.2:50053").unwrap_err();
+        assert_eq!(refused.code, Code::LoopbackAddress);
+        assert!(refused.next.contains("restart node 1 with"), "{}", refused.next);
+        join(&mut lab, "[::1]:50054").unwrap();
+        join(&mut lab, "localhost:50055").unwrap();
+        set(&mut lab, "10.0.0.1:50053").unwrap();
+        assert_eq!(set(&mut lab, "127.0.0.1:50053").map(drop), Ok(()), "the others are loopback still");
+        let mut lab = Lab::new();
+        set(&mut lab, "node1.example:50053").unwrap();
+        let refused = join(&mut lab, "0.0.0.0:50053").unwrap_err();
+        assert_eq!(refused.code, Code::LoopbackAddress);
+        assert!(refused.next.contains("--advertise"), "{}", refused.next);
+        join(&mut lab, "10.0.0.2:50053").unwrap();
+        assert_eq!(set(&mut lab, "127.0.0.1:50053").unwrap_err().code, Code::LoopbackAddress);
+    }
+
+    #[test]
     fn node_ids_count_up() {
         let mut lab = Lab::new();
         for expected in ["2", "3"] {

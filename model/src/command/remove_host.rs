@@ -89,7 +89,7 @@ pub(super) fn cut_keys(tx: &mut Tx<'_>, identity: &Actor) {
 mod tests {
     use super::*;
     use crate::Command;
-    use crate::lab::Lab;
+    use crate::lab::{HOLD_NOT_WAITED, HOLD_WAITED, Lab};
     use crate::query::{Admission, admission, desired};
 
     fn remove(force: bool) -> Command {
@@ -109,6 +109,25 @@ mod tests {
         assert_eq!((record.state, record.reason.as_str()), (RunnerState::Failed, "lost_with_host"));
         assert!(lab.state.runner(runners[1]).unwrap().admitted, "its quota place is free");
         assert!(desired(&lab.state, host).is_empty());
+    }
+
+    #[test]
+    fn p18_kept_runners_end_with_the_host_and_the_others_by_fence() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 9).unwrap();
+        let (a, b) = lab.two_hosts(4);
+        lab.host("c", 1);
+        let (kept, _) = lab.placed(a, OnDisconnect::Keep, true);
+        let (stopped, _) = lab.placed(a, OnDisconnect::Stop, true);
+        lab.user(remove(true)).unwrap();
+        assert_eq!(lab.state.runner(kept).unwrap().reason, "lost_with_host");
+        let record = lab.state.runner(stopped).unwrap();
+        assert_eq!((record.state, record.lost), (RunnerState::Running, Some(Lost::HostRemoved)));
+        assert!(lab.assign(stopped, b).is_err(), "it may live until its deadline");
+        assert_eq!(lab.fence(a, HOLD_NOT_WAITED, &[stopped]).unwrap_err().code, Code::NotCoverable);
+        lab.fence(a, HOLD_WAITED, &[stopped]).unwrap();
+        assert_eq!(lab.state.host(a).unwrap().state, HostState::Removed);
+        lab.assign(stopped, b).unwrap();
     }
 
     #[test]

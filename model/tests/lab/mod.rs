@@ -53,6 +53,15 @@ pub(crate) fn init() -> Command {
     }))
 }
 
+/// A cluster of an older version, on a program that knows the newest.
+pub(crate) fn founded_at(version: u32) -> Lab {
+    let Command::InitCluster(mut init) = init() else { panic!("not the first command") };
+    init.version = version;
+    let mut lab = Lab::empty();
+    lab.system(Command::InitCluster(init)).unwrap();
+    lab
+}
+
 impl Lab {
     /// A cluster with node 1 and the user `admin`.
     pub(crate) fn new() -> Self {
