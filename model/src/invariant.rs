@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::host::HostState;
-use crate::id::{HostId, ProjectName, RunnerName};
+use crate::event::{EventKind, RecordedEvent};
+use crate::host::{HostRecord, HostState, LeaseBound};
+use crate::id::{Epoch, HostId, ProjectName, RunnerId, RunnerName};
 use crate::identity::Actor;
-use crate::runner::{RunnerRecord, RunnerState, Want};
+use crate::runner::{Lost, OnDisconnect, RunnerRecord, RunnerState, Want};
 use crate::state::State;
 use crate::token::TokenState;
 
@@ -31,6 +32,9 @@ pub fn check(state: &State) -> Vec<Violation> {
     keys_belong_to_someone(state, &mut found);
     tokens_admit_one_key(state, &mut found);
     events_are_counted_in_order(state, &mut found);
+    host_rows_make_sense(state, &mut found);
+    covered_epochs_are_over(state, &mut found);
+    members_apply_what_the_cluster_does(state, &mut found);
     found
 }
 
@@ -73,10 +77,12 @@ fn runner_rows_make_sense(state: &State, found: &mut Vec<Violation>) {
     }
 }
 
-fn runner_rules(state: &State, runner: &RunnerRecord) -> [(bool, &'static str); 10] {
+fn runner_rules(state: &State, runner: &RunnerRecord) -> [(bool, &'static str); 14] {
     let (placed, ended) = (runner.state.is_placed(), runner.state.is_ended());
     let pending = runner.state == RunnerState::Pending;
-    let on_host = runner.host.is_some_and(|host| state.host(host).is_some());
+    let host = runner.host.and_then(|host| state.host(host));
+    let on_host = host.is_some();
+    let unplaced = runner.on_disconnect == OnDisconnect::Keep && runner.hold_ms == 0;
     [
         (state.project(&runner.project).is_some(), "has no project"),
         (!placed || (on_host && runner.epoch.is_some()), "is placed without host or epoch"),
@@ -87,8 +93,94 @@ fn runner_rules(state: &State, runner: &RunnerRecord) -> [(bool, &'static str); 
         (!placed || runner.admitted, "is placed without a quota place"),
         (!ended || (!runner.admitted && runner.ended_at.is_some()), "has ended and holds a quota place"),
         (ended || (runner.settled && runner.exit.is_none()), "lives and has an end"),
+        (!placed || runner.hold_ms > 0, "is placed without a hold (P9)"),
+        (!pending || unplaced, "is pending under a policy of its last placement (P9)"),
+        (
+            runner.lost != Some(Lost::HostRebooted) || host.is_some_and(|host| host.rebooted.is_some()),
+            "waits for a reboot that nobody confirms (P8)",
+        ),
+        (
+            runner.lost != Some(Lost::HostRemoved) || host.is_some_and(|h| h.state == HostState::Removed),
+            "is lost with a host that is there (P18)",
+        ),
         (!runner.restart_wanted || (placed && runner.want != Want::Run), "waits for a restart unasked"),
     ]
+}
+
+fn host_rows_make_sense(state: &State, found: &mut Vec<Violation>) {
+    for host in state.hosts() {
+        for (holds, what) in host_rules(state, host) {
+            if !holds {
+                found.push(Violation(format!("host {}: {what}: {host:?}", host.id)));
+            }
+        }
+    }
+}
+
+fn host_rules(state: &State, host: &HostRecord) -> [(bool, &'static str); 6] {
+    let holds = host.host_epoch.is_some();
+    let removed = host.state == HostState::Removed;
+    let alone = state.hosts_present() == 1;
+    [
+        (host.fenced.is_none() || !holds, "holds a host epoch beside one that has ended (P3)"),
+        (
+            host.covered.is_empty() || !holds,
+            "holds a host epoch, and what was covered is not shown dead (P3)",
+        ),
+        (!removed || !holds, "is removed and holds a host epoch (P18)"),
+        (!host.unlisted || !holds, "holds a host epoch and has not listed (P30)"),
+        (!host.draining || host.cordoned, "is emptied and takes new runners"),
+        (removed || alone || host.lease.bound != LeaseBound::Unbounded, "is unbounded beside others (P13)"),
+    ]
+}
+
+/// P7, P8: what a fence covered never lives, and its runner goes on under a higher epoch only.
+fn covered_epochs_are_over(state: &State, found: &mut Vec<Violation>) {
+    for host in state.hosts() {
+        for (id, epoch) in &host.covered {
+            let runner = state.runner(*id).filter(|runner| runner.is_live());
+            if runner.is_some_and(|runner| runner.epoch.is_some_and(|present| present <= *epoch)) {
+                found.push(Violation(format!("runner {id} lives under {epoch}, which a fence covered (I1)")));
+            }
+        }
+    }
+}
+
+fn members_apply_what_the_cluster_does(state: &State, found: &mut Vec<Violation>) {
+    let version = state.cluster().map_or(0, |cluster| cluster.version);
+    for node in state.nodes().filter(|node| !node.removed && node.max_version < version) {
+        found.push(Violation(format!("node {} cannot apply cluster version {version} (P22)", node.id)));
+    }
+}
+
+/// What holds over every step: an epoch is left only when it has ended, with an event that says so, or when its host
+/// lists a higher one after a recovery; one whose end is not proven is not left at all (P8, P15).
+#[must_use]
+pub fn check_step(before: &State, after: &State, events: &[RecordedEvent]) -> Vec<Violation> {
+    let said = |kinds: &[EventKind], runner: RunnerId, epoch: Option<Epoch>| {
+        events.iter().any(|e| kinds.contains(&e.kind) && e.runner == Some(runner) && e.epoch == epoch)
+    };
+    let mut found = Vec::new();
+    for old in before.runners().filter(|runner| runner.occupies().is_some()) {
+        let Some(new) = after.runner(old.id) else {
+            found.push(Violation(format!("runner {} is gone while it took room", old.id)));
+            continue;
+        };
+        let adopted = new.epoch > old.epoch && said(&[EventKind::RunnerRecovered], old.id, new.epoch);
+        if new.epoch == old.epoch || adopted {
+            continue;
+        }
+        let ended = said(&[EventKind::RunnerStopped, EventKind::RunnerFailed], old.id, old.epoch);
+        if !old.is_live() || !ended || new.epoch.is_some() {
+            found.push(Violation(format!("runner {} left {:?} without its end: {new:?}", old.id, old.epoch)));
+        }
+        let fenced = said(&[EventKind::RunnerFenced], old.id, old.epoch);
+        let kept = crate::query::effective_policy(before, old) == OnDisconnect::Keep;
+        if fenced && kept {
+            found.push(Violation(format!("runner {} was fenced and is to be kept (P9)", old.id)));
+        }
+    }
+    found
 }
 
 fn live_names_are_unique(state: &State, found: &mut Vec<Violation>) {
@@ -186,12 +278,104 @@ mod tests {
         let runners = lab.launch("web", 2);
         assert_eq!(check(&lab.state), []);
         let waiting = lab.state.runner(runners[1]).unwrap().clone();
-        let foul = RunnerRecord { admitted: true, lost: Some(crate::Lost::NotListed), ..waiting };
+        let foul = RunnerRecord { admitted: true, lost: Some(Lost::NotListed), ..waiting };
         let rows = lab.state.rows().filter(|row| row.key() != Row::Runner(foul.clone()).key());
         let state = State::from_rows(rows.chain([Row::Runner(foul.clone())]).collect::<Vec<_>>());
         assert_eq!(check(&state).len(), 1);
         let mut stale = lab.state.clone();
         stale.put(Row::Runner(foul));
         assert!(check(&stale).iter().any(|v| v.0.contains("digest")), "{:?}", check(&stale));
+    }
+
+    fn found(rows: Vec<Row>) -> String {
+        let words: Vec<_> = check(&State::from_rows(rows)).into_iter().map(|violation| violation.0).collect();
+        words.join("\n")
+    }
+
+    /// The rows of a state, but for one host's or runner's, which come as `change` leaves them.
+    fn with(state: &State, change: impl Fn(&mut Row)) -> Vec<Row> {
+        let mut rows: Vec<_> = state.rows().collect();
+        rows.iter_mut().for_each(change);
+        rows
+    }
+
+    #[test]
+    fn p3_p7_a_covered_epoch_that_lives_is_found() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 3).unwrap();
+        let (a, _) = lab.two_hosts(4);
+        let (runner, epoch) = lab.placed(a, OnDisconnect::Stop, true);
+        assert_eq!(found(lab.state.rows().collect()), "");
+        let rows = with(&lab.state, |row| {
+            if let Row::Host(host) = row
+                && host.id == a
+            {
+                host.covered.insert(runner, epoch);
+            }
+        });
+        let words = found(rows);
+        assert!(words.contains("which a fence covered (I1)"), "{words}");
+        assert!(words.contains("what was covered is not shown dead (P3)"), "{words}");
+    }
+
+    #[test]
+    fn foul_hosts_and_members_are_found() {
+        let mut lab = Lab::new();
+        lab.two_hosts(4);
+        let cases: [(fn(&mut HostRecord), &str); 5] = [
+            (|host| host.fenced = host.host_epoch, "beside one that has ended (P3)"),
+            (|host| host.state = HostState::Removed, "is removed and holds a host epoch (P18)"),
+            (|host| host.unlisted = true, "has not listed (P30)"),
+            (|host| host.draining = true, "is emptied and takes new runners"),
+            (|host| host.lease.bound = LeaseBound::Unbounded, "is unbounded beside others (P13)"),
+        ];
+        for (change, expected) in cases {
+            let words = found(with(&lab.state, |row| {
+                if let Row::Host(host) = row {
+                    change(host)
+                }
+            }));
+            assert!(words.contains(expected), "{expected}: {words}");
+        }
+        let words = found(with(&lab.state, |row| {
+            if let Row::Node(node) = row {
+                node.max_version = 1
+            }
+        }));
+        assert!(words.contains("cannot apply cluster version 2 (P22)"), "{words}");
+    }
+
+    #[test]
+    fn p8_leaving_an_epoch_without_its_end_is_found() {
+        let mut lab = Lab::new();
+        lab.create_project("web", 3).unwrap();
+        let (a, _) = lab.two_hosts(4);
+        let (runner, _) = lab.placed(a, OnDisconnect::Keep, true);
+        let before = lab.state.clone();
+        let left = |row: &mut Row| {
+            if let Row::Runner(record) = row {
+                record.epoch = record.epoch.map(|epoch| Epoch { index: epoch.index + 1, ..epoch });
+            }
+        };
+        let after = State::from_rows(with(&before, left));
+        let words = check_step(&before, &after, &[]);
+        assert!(words.len() == 1 && words[0].0.contains("without its end"), "{words:?}");
+        let gone = State::from_rows(before.rows().filter(|row| !matches!(row, Row::Runner(_))));
+        assert!(check_step(&before, &gone, &[])[0].0.contains("is gone while it took room"));
+        lab.remove_host("a").unwrap();
+        let mut event =
+            lab.changes.events().iter().find(|e| e.kind == EventKind::RunnerFailed).cloned().unwrap();
+        let mut requeued = lab.state.runner(runner).unwrap().clone();
+        requeued.epoch = None;
+        let rows = with(&before, |row| {
+            if let Row::Runner(record) = row {
+                *record = requeued.clone()
+            }
+        });
+        let after = State::from_rows(rows);
+        assert_eq!(check_step(&before, &after, std::slice::from_ref(&event)), []);
+        let failed = event.clone();
+        event.kind = EventKind::RunnerFenced;
+        assert!(check_step(&before, &after, &[failed, event])[0].0.contains("is to be kept (P9)"));
     }
 }

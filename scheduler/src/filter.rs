@@ -30,6 +30,7 @@ pub fn describe(misfit: Misfit, host: &HostRecord, load: &HostLoad, need: &Need<
     match misfit {
         Misfit::Removed => "was removed".into(),
         Misfit::NotReady => format!("is {}, not ready", host.state.as_str()),
+        Misfit::Cordoned if host.draining => "is being drained".into(),
         Misfit::Cordoned => "is cordoned".into(),
         Misfit::OtherHost => "is not the host that was asked for".into(),
         Misfit::Labels => {

@@ -125,6 +125,18 @@ mod tests {
     }
 
     #[test]
+    fn p9_a_hold_is_never_below_a_lease_whatever_the_cluster_was_founded_with() {
+        let Command::InitCluster(mut init) = crate::lab::init() else { panic!("not the first command") };
+        init.lease.hold_ms = 1000;
+        let mut lab = Lab::empty();
+        lab.system(Command::InitCluster(init)).unwrap();
+        let host = lab.host("a", 4);
+        lab.create_project("web", 3).unwrap();
+        let (runner, _) = lab.placed(host, crate::OnDisconnect::Stop, false);
+        assert_eq!(lab.state.runner(runner).unwrap().hold_ms, 15_000);
+    }
+
+    #[test]
     fn every_predicate_is_asked_again() {
         let mut lab = Lab::new();
         let full = lab.host("full", 1);

@@ -172,6 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn p2_a_fence_covers_the_present_epoch_on_this_host_and_no_other() {
+        let (mut lab, a, b) = lab();
+        let (runner, _) = lab.placed(a, Stop, true);
+        let (elsewhere, _) = lab.placed(b, Stop, true);
+        let mut fence = lab.fence_command(a, HOLD_WAITED, &[runner]);
+        fence.runners[0].epoch.index -= 1;
+        assert_eq!(lab.system(Command::FenceHost(fence)).unwrap_err().code, Code::NotCoverable);
+        assert_eq!(lab.fence(a, HOLD_WAITED, &[elsewhere]).unwrap_err().code, Code::NotCoverable);
+        assert_eq!(
+            lab.fence(a, HOLD_WAITED, &[runner, runner]).unwrap(),
+            [runner],
+            "named twice, ended once"
+        );
+    }
+
+    #[test]
     fn p7_later_holds_are_covered_under_the_same_ended_host_epoch() {
         let (mut lab, a, _) = lab();
         let (short, _) = lab.placed(a, Keep, false);

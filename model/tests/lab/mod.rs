@@ -93,8 +93,10 @@ impl Lab {
         self.index += 1;
         let at = LogPosition { index: self.index, term: self.term };
         self.log.push(entry.clone());
+        let before = self.checked.then(|| self.state.clone());
         let outcome = apply(&mut self.state, &mut self.changes, at, entry);
-        if self.checked {
+        if let Some(before) = before {
+            assert_eq!(invariant::check_step(&before, &self.state, &outcome.events), [], "by {entry:?}");
             assert_eq!(invariant::check(&self.state), [], "after {entry:?}");
         }
         outcome
