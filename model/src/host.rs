@@ -165,6 +165,8 @@ pub struct HostRecord {
     /// The node that proposed the newest connection.
     pub gateway: Option<NodeId>,
     pub cordoned: bool,
+    /// P8: two machines took turns under this identity, and nobody has uncordoned it since.
+    pub cloned: bool,
     /// Cordoned to be emptied: what may run elsewhere was asked to move.
     pub draining: bool,
     /// Its newest key.

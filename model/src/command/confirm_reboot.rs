@@ -34,7 +34,7 @@ impl ConfirmReboot {
         };
         let (mut covered, mut refused) = (Vec::new(), Vec::new());
         for one in &self.runners {
-            match self.settled_by(tx, one) {
+            match self.settled_by(tx, &host, one) {
                 Ok(runner) => {
                     let again = runner.on_disconnect == OnDisconnect::Stop;
                     close(tx, runner, HOST_REBOOTED, again);
@@ -49,7 +49,12 @@ impl ConfirmReboot {
         Ok(Success::done(Reply::Fenced { covered, refused }))
     }
 
-    fn settled_by(&self, tx: &Tx<'_>, one: &Covered) -> Result<RunnerRecord, &'static str> {
+    fn settled_by(
+        &self,
+        tx: &Tx<'_>,
+        host: &HostRecord,
+        one: &Covered,
+    ) -> Result<RunnerRecord, &'static str> {
         let state = tx.state();
         let runner = state.runner(one.runner).filter(|runner| {
             runner.epoch == Some(one.epoch)
@@ -57,6 +62,10 @@ impl ConfirmReboot {
                 && waits_for_reboot(state, runner)
         });
         let runner = runner.ok_or("not_current")?;
+        // The other machine holds no lease any more, so what has a deadline has met it; the rest may live.
+        if host.cloned && runner.on_disconnect == OnDisconnect::Keep {
+            return Err("host_cloned");
+        }
         let hold = hold_ms(state, runner).max(runner.hold_ms);
         if waited_enough(hold, self.waited_ms) { Ok(runner.clone()) } else { Err("too_early") }
     }
@@ -120,6 +129,18 @@ mod tests {
         let (mut lab, a, _, stopped) = lab();
         lab.connect(a, "boot-a2", 2, vec![]);
         assert_eq!(lab.fence(a, u64::MAX, &[stopped]).unwrap_err().code, Code::NotCoverable);
+    }
+
+    #[test]
+    fn p8_of_a_cloned_machine_nothing_that_is_kept_is_settled() {
+        let (mut lab, a, kept, stopped) = lab();
+        lab.connect(a, "boot-a2", 2, vec![]);
+        let original = Command::HostConnect(lab.connect_command(a, "boot-a", 3, None, vec![]));
+        assert_eq!(lab.as_host(a, original).unwrap_err().code, Code::DuplicateHost);
+        assert_eq!(lab.confirm_reboot(a, u64::MAX).unwrap(), [stopped]);
+        assert!(!lab.state.runner(kept).unwrap().settled);
+        lab.cordon("a", false).unwrap();
+        assert_eq!(lab.confirm_reboot(a, u64::MAX).unwrap(), [kept]);
     }
 
     #[test]

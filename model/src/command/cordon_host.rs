@@ -20,12 +20,12 @@ impl CordonHost {
     pub(crate) fn apply(&self, tx: &mut Tx<'_>) -> Verdict {
         let host = resolve_host(tx.state(), &self.host)?.clone();
         let id = host.id;
-        // Uncordoning also ends a drain.
-        let draining = host.draining && self.cordoned;
+        // Uncordoning also ends a drain, and says that a copy of the machine is gone.
+        let (draining, cloned) = (host.draining && self.cordoned, host.cloned && self.cordoned);
         if host.cordoned != self.cordoned {
             let kind = if self.cordoned { EventKind::HostCordoned } else { EventKind::HostUncordoned };
             tx.host_event(kind, &host, "");
-            tx.put_host(HostRecord { cordoned: self.cordoned, draining, ..host });
+            tx.put_host(HostRecord { cordoned: self.cordoned, draining, cloned, ..host });
         }
         Ok(Success::host(id))
     }

@@ -206,8 +206,8 @@ fn cloned(tx: &mut Tx<'_>, host: HostRecord) -> Reply {
     tx.host_event(EventKind::SystemAlert, &host, &message);
     if !host.cordoned {
         tx.host_event(EventKind::HostCordoned, &host, "duplicate_host");
-        tx.put_host(HostRecord { cordoned: true, ..host });
     }
+    tx.put_host(HostRecord { cordoned: true, cloned: true, ..host });
     let next = "give the copy an empty data directory and let it join with a new token";
     Reply::Rejected(Rejected::new(Code::DuplicateHost, message, next))
 }

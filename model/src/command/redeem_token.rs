@@ -178,6 +178,7 @@ impl RedeemToken {
             connection: 0,
             gateway: None,
             cordoned: false,
+            cloned: false,
             draining: false,
             spki: self.spki,
             joined_at: now,

@@ -157,7 +157,8 @@ impl Reference {
         }
         for at in waiting {
             let hold = self.hold(at).max(self.runners[at].hold);
-            if u128::from(waited) * 100 >= u128::from(hold) * 101 {
+            let unsure = self.hosts[host].cloned && self.runners[at].keep;
+            if !unsure && u128::from(waited) * 100 >= u128::from(hold) * 101 {
                 let again = !self.runners[at].keep;
                 self.close(at, again);
             }
@@ -225,7 +226,7 @@ impl Reference {
         let lease = (theirs.lease.bound, theirs.lease.widened_ms);
         assert_eq!(lease, (mine.bound, mine.widened), "host {}", mine.name);
         assert_eq!(theirs.fenced.map(|epoch| epoch.index), mine.fenced, "host {}", mine.name);
-        assert_eq!(theirs.draining, mine.draining, "host {}", mine.name);
+        assert_eq!((theirs.draining, theirs.cloned), (mine.draining, mine.cloned), "host {}", mine.name);
         let rebooted = theirs.rebooted.map(|reboot| (reboot.old.index, reboot.at.index));
         assert_eq!(rebooted, mine.rebooted, "host {}", mine.name);
         let mut covered = mine.covered.clone();

@@ -60,6 +60,7 @@ pub(crate) struct Host {
     /// The host epoch before the boot, and the entry that brought the boot.
     pub(crate) rebooted: Option<(u64, u64)>,
     pub(crate) draining: bool,
+    pub(crate) cloned: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -281,7 +282,7 @@ impl Reference {
             return Err(Code::StaleConnection);
         }
         if before == Some(boot) {
-            record.cordoned = true;
+            (record.cordoned, record.cloned) = (true, true);
             return Err(Code::DuplicateHost);
         }
         if list.iter().any(|seen| !ended(seen.state) && record.covered.contains(&(seen.runner, seen.epoch))) {
@@ -414,6 +415,7 @@ impl Reference {
         }
         self.hosts[host].cordoned = cordoned;
         self.hosts[host].draining &= cordoned;
+        self.hosts[host].cloned &= cordoned;
         Ok(())
     }
 

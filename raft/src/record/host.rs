@@ -137,6 +137,7 @@ impl Stored for model::HostRecord {
             lease: Some(self.lease.store()),
             unlisted: self.unlisted,
             draining: self.draining,
+            cloned: self.cloned,
         }
     }
 
@@ -170,6 +171,7 @@ impl Stored for model::HostRecord {
             lease: required("host lease", stored.lease)?,
             unlisted: stored.unlisted,
             draining: stored.draining,
+            cloned: stored.cloned,
         })
     }
 }

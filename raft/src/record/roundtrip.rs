@@ -299,6 +299,7 @@ fn host_row() -> model::HostRecord {
         lease: model::HostLease { ttl_ms: 9, bound: model::LeaseBound::Bounding, widened_ms: 10 },
         unlisted: true,
         draining: true,
+        cloned: true,
     }
 }
 
