@@ -7,10 +7,9 @@ export CC := ccache gcc
 export CXX := ccache g++
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 PROGRAMS := stratavore stratavored stratavore-agent
-# Three nodes and two agents once the cluster release brings them.
-UP := --nodes 1 --agents 1
+UP := --nodes 3 --agents 2
 
-.PHONY: help up down demo build test lint bench install uninstall packages cargo
+.PHONY: help up down demo demo-failover build test lint bench install uninstall packages cargo
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -34,6 +33,9 @@ up: build ## build, start a local cluster, run the demo
 
 demo: ## start the demo runner on a local cluster that is up
 	@deploy/demo.sh target/release/stratavore
+
+demo-failover: build ## kill nodes and silence a host, and check what survives
+	@deploy/demo-failover.sh target/release/stratavore
 
 down: ## stop the local cluster and its runners
 	@test -x target/release/stratavore || { echo "error: nothing is built here" >&2; echo "next: make up" >&2; exit 2; }

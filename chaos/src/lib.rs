@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod eventually;
 pub mod farm;
 pub mod http;
+pub mod network;
 pub mod numbered;
 pub mod ports;
 pub mod processes;

@@ -1,10 +1,12 @@
 //! The harness itself, against programs that are not ours: what it reports must be true before it may judge anything.
 
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use stratavore_chaos::eventually::{SOON, eventually};
+use stratavore_chaos::network::Network;
 use stratavore_chaos::numbered::{assert_whole, total};
 use stratavore_chaos::terminal::Terminal;
 use stratavore_chaos::tmux::Tmux;
@@ -134,4 +136,48 @@ fn top_looks_the_same_on_our_terminal_and_in_tmux() {
     idle.kill().unwrap();
     idle.wait().unwrap();
     outcome.unwrap();
+}
+
+/// What a TCP connection from a member comes to, in the shell's words; empty when it stands.
+fn connecting(network: &Network, from: &str, to: (std::net::IpAddr, u16)) -> String {
+    let mut shell = network.command(from, Path::new("timeout"));
+    let output =
+        shell.args(["2", "bash", "-c", &format!("exec 3<>/dev/tcp/{}/{}", to.0, to.1)]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { String::new() } else { format!("no: {said}") }
+}
+
+#[test]
+fn a_pulled_cable_cuts_one_member_off_and_parted_members_see_only_others() {
+    if !Network::is_possible() {
+        return eprintln!("not tested: making networks needs root");
+    }
+    let mut network = Network::create();
+    let (_, one) = network.join("one");
+    let (_, two) = network.join("two");
+    assert_eq!(network.join("one").1, one, "a member joins once");
+    let IpAddr::V4(address) = one else { panic!("{one}") };
+    let [a, b, c, _] = address.octets();
+    let outside = TcpListener::bind((IpAddr::from([a, b, c, 1]), 0)).unwrap();
+    let outside = (outside.local_addr().unwrap().ip(), outside.local_addr().unwrap().port(), outside);
+    let outside = |network: &Network, from| connecting(network, from, (outside.0, outside.1));
+    let nobody_listens = |network: &Network| connecting(network, "one", (two, 9)).contains("refused");
+
+    assert_eq!(outside(&network, "one"), "");
+    assert!(nobody_listens(&network), "one does not reach two");
+    network.cut("one");
+    assert_ne!(outside(&network, "one"), "");
+    assert_eq!(outside(&network, "two"), "");
+    network.heal("one");
+    eventually("the cable to work again", SOON, || {
+        let said = outside(&network, "one");
+        if said.is_empty() { Ok(()) } else { Err(said) }
+    });
+    network.part("one", "two");
+    assert!(!nobody_listens(&network), "one still reaches two");
+    assert_eq!(outside(&network, "one"), "");
+    network.join_again("one", "two");
+    eventually("the parted to meet again", SOON, || {
+        if nobody_listens(&network) { Ok(()) } else { Err("apart") }
+    });
 }

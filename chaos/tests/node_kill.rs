@@ -85,7 +85,7 @@ fn acknowledged_work_survives_kills_of_the_node_under_load() {
         let enough = AtomicBool::new(false);
         let done = std::thread::scope(|scope| {
             // The node's process is taken out so that the worker may use the farm meanwhile.
-            let mut node = farm.node.take().expect("the node runs");
+            let mut node = farm.nodes[0].process.take().expect("the node runs");
             let worker = scope.spawn(|| Acknowledged::work(&farm, round, &enough));
             let started = Instant::now();
             let busy_for = Duration::from_millis(1500 + u64::from(round) * 700);
@@ -195,7 +195,7 @@ fn sigterm_ends_node_and_agent_cleanly_and_runners_stay() {
     farm.project("demo");
     let runner = farm.running("demo", &[], &["sleep", "100000"]);
     let pid = farm.pid_of(&runner);
-    let node = farm.node.as_mut().unwrap().stop();
+    let node = farm.nodes[0].process.as_mut().unwrap().stop();
     assert!(node.success(), "the node ended with {node}");
     let agent = farm.agents[0].process.as_mut().unwrap().stop();
     assert!(agent.success(), "the agent ended with {agent}");

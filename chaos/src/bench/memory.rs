@@ -17,7 +17,7 @@ fn kib(value: u64) -> f64 {
 
 /// Resident memory of node and agent of a farm, in KiB.
 fn programs(farm: &LocalFarm) -> (f64, f64) {
-    let node = farm.node.as_ref().map_or(0, |p| memory_kib(p.pid()).0);
+    let node = farm.nodes[0].process.as_ref().map_or(0, |p| memory_kib(p.pid()).0);
     let agent = farm.agents.first().and_then(|a| a.process.as_ref()).map_or(0, |p| memory_kib(p.pid()).0);
     (kib(node), kib(agent))
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use crate::eventually::{SOON, eventually};
 use crate::ran::{Ran, run};
 use crate::spawned::Spawned;
@@ -34,9 +36,10 @@ impl LocalFarm {
     #[must_use]
     #[track_caller]
     pub fn try_join(&self, name: &str, data: &Path, token: &Path, more: &[&str]) -> Ran {
-        let server = format!("127.0.0.1:{}", self.ports.join);
-        let mut command = self.command(&self.binaries.agent());
-        command.arg("join").arg("--data-dir").arg(data).args(["--server", &server, "--name", name]);
+        let servers: Vec<String> = self.nodes.iter().map(super::Node::join_server).collect();
+        let mut command = self.command_at(self.place_of(name), &self.binaries.agent());
+        command.arg("join").arg("--data-dir").arg(data);
+        command.arg("--server").arg(servers.join(",")).args(["--name", name]);
         run(command.arg("--token-file").arg(token).args(more))
     }
 
@@ -46,6 +49,9 @@ impl LocalFarm {
     /// When joining fails.
     #[track_caller]
     pub fn join_agent(&mut self, name: &str, data: &Path) {
+        if let Some(network) = &mut self.network {
+            network.join(name);
+        }
         let token = self.token("host", &[]);
         let slots = self.plan.slots.to_string();
         let mut more = vec!["--slots", slots.as_str()];
@@ -59,9 +65,15 @@ impl LocalFarm {
     /// The command line of `stratavore-agent run` for agent `at`.
     #[must_use]
     pub fn agent_command(&self, at: usize) -> Command {
-        let mut command = self.command(&self.binaries.agent());
-        command.arg("run").arg("--data-dir").arg(&self.agents[at].data);
+        let agent = &self.agents[at];
+        let mut command = self.command_at(self.place_of(&agent.name), &self.binaries.agent());
+        command.arg("run").arg("--data-dir").arg(&agent.data);
         command
+    }
+
+    /// Agents are known to the farm's network by the name of their host.
+    fn place_of<'a>(&self, name: &'a str) -> Option<&'a str> {
+        self.network.as_ref().map(|_| name)
     }
 
     /// `stratavore-agent run`, waited for until its host is ready.
@@ -88,6 +100,58 @@ impl LocalFarm {
     /// When it was not started.
     pub fn kill_agent(&mut self, at: usize) {
         self.agents[at].process.as_mut().expect("a started agent").kill9();
+    }
+
+    /// SIGSTOP to an agent.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn freeze_agent(&self, at: usize) {
+        self.agents[at].process.as_ref().expect("a started agent").signal(Signal::STOP);
+    }
+
+    /// SIGCONT to an agent.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn thaw_agent(&self, at: usize) {
+        self.agents[at].process.as_ref().expect("a started agent").signal(Signal::CONT);
+    }
+
+    /// Cuts a host off from everything, until [`Self::heal_host`].
+    ///
+    /// # Panics
+    /// When the farm has no network.
+    pub fn cut_host(&self, at: usize) {
+        self.network.as_ref().expect("a networked farm").cut(&self.agents[at].name);
+    }
+
+    /// Undoes [`Self::cut_host`].
+    ///
+    /// # Panics
+    /// When the farm has no network.
+    pub fn heal_host(&self, at: usize) {
+        self.network.as_ref().expect("a networked farm").heal(&self.agents[at].name);
+    }
+
+    /// Position of the node that the host's agent is connected to, as `hosts` says.
+    ///
+    /// # Panics
+    /// When none is shown within a minute.
+    #[must_use]
+    #[track_caller]
+    pub fn gateway(&self, name: &str) -> usize {
+        eventually(&format!("the gateway of {name}"), SOON, || {
+            let ran = self.cli(&["hosts", "-o", "json"]);
+            if ran.code != Some(0) {
+                return Err(ran.to_string());
+            }
+            let hosts = ran.items("HostList");
+            let gateway = hosts.iter().find(|h| h["name"] == name).and_then(|h| h["gateway"].as_str());
+            let nodes = self.node_statuses()?;
+            let node = nodes.iter().find(|(_, node)| Some(node["id"].to_string().as_str()) == gateway);
+            node.map(|(at, _)| *at).ok_or(ran.stdout)
+        })
     }
 
     /// Waits until `hosts` shows that host in that state.

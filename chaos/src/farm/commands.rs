@@ -11,10 +11,15 @@ use crate::terminal::Terminal;
 use super::LocalFarm;
 
 impl LocalFarm {
-    /// `stratavore --context ADMIN …`.
+    /// `stratavore --context ADMIN …`, with every node as an endpoint.
     #[must_use]
     pub fn cli_command(&self, arguments: &[&str]) -> Command {
-        self.cli_command_as(&self.admin_context(), arguments)
+        let mut command = self.cli_command_as(&self.admin_context(), &[]);
+        if self.nodes.len() > 1 {
+            command.arg("--cluster").arg(self.endpoints());
+        }
+        command.args(arguments);
+        command
     }
 
     /// `stratavore --context FILE …`.

@@ -3,15 +3,22 @@
 mod agents;
 mod checks;
 mod commands;
+mod control;
+mod flood;
 mod nodes;
+mod plan;
 
 pub use commands::text;
+pub use flood::{Flood, Viewer};
+pub use nodes::Node;
+pub use plan::{Lease, Plan};
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::binaries::Binaries;
 use crate::eventually::{SOON, eventually};
+use crate::network::Network;
 use crate::ports::Ports;
 use crate::processes;
 use crate::spawned::Spawned;
@@ -20,84 +27,6 @@ use crate::spawned::Spawned;
 const ROOT_PREFIX: &str = "svx-";
 /// Lines of each log shown when a test fails.
 const LOG_TAIL_LINES: usize = 60;
-
-/// What a farm starts with.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    slots: u32,
-    labels: Vec<String>,
-    agents: usize,
-    agent_data: Option<PathBuf>,
-    node_data: Option<PathBuf>,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Self { slots: 1000, labels: Vec::new(), agents: 1, agent_data: None, node_data: None }
-    }
-}
-
-impl Plan {
-    /// Slots of every host.
-    #[must_use]
-    pub fn slots(mut self, slots: u32) -> Self {
-        self.slots = slots;
-        self
-    }
-
-    /// A label `key=value` of every host.
-    #[must_use]
-    pub fn label(mut self, label: &str) -> Self {
-        self.labels.push(label.to_owned());
-        self
-    }
-
-    /// How many agents (0 or more).
-    #[must_use]
-    pub fn agents(mut self, agents: usize) -> Self {
-        self.agents = agents;
-        self
-    }
-
-    /// Puts the first agent's data there instead.
-    #[must_use]
-    pub fn agent_data(mut self, directory: &Path) -> Self {
-        self.agent_data = Some(directory.to_path_buf());
-        self
-    }
-
-    /// Puts the node's data there instead.
-    #[must_use]
-    pub fn node_data(mut self, directory: &Path) -> Self {
-        self.node_data = Some(directory.to_path_buf());
-        self
-    }
-
-    /// Starts node and agents directly, each waited for until it is ready.
-    ///
-    /// # Panics
-    /// When a program does not come up.
-    #[must_use]
-    #[track_caller]
-    pub fn start(self) -> LocalFarm {
-        let mut farm = LocalFarm::empty();
-        if let Some(directory) = &self.node_data {
-            farm.node_data.clone_from(directory);
-        }
-        farm.plan = self;
-        farm.init_node();
-        farm.start_node();
-        for at in 0..farm.plan.agents {
-            let directory = match (&farm.plan.agent_data, at) {
-                (Some(directory), 0) => directory.clone(),
-                _ => farm.root().join(format!("a{at}")),
-            };
-            farm.join_agent(&format!("host-{at}"), &directory);
-            farm.start_agent(at);
-        }
-        farm
-    }
-}
 
 /// One agent of a farm.
 #[derive(Debug)]
@@ -110,18 +39,30 @@ pub struct Agent {
     pub process: Option<Spawned>,
 }
 
+impl Agent {
+    /// Process id.
+    ///
+    /// # Panics
+    /// When it was not started.
+    #[must_use]
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().expect("a started agent").pid()
+    }
+}
+
 /// A cluster of real processes; everything of it is killed when it is dropped.
 #[derive(Debug)]
 pub struct LocalFarm {
     binaries: Binaries,
     directory: tempfile::TempDir,
     plan: Plan,
-    ports: Ports,
-    node_data: PathBuf,
-    /// The node's process, once started.
-    pub node: Option<Spawned>,
+    /// Nodes in the order they joined; there is always the first one.
+    pub nodes: Vec<Node>,
     /// Agents in the order of their names.
     pub agents: Vec<Agent>,
+    /// Where every node and agent has an address and a namespace of its own, if the plan says so.
+    pub network: Option<Network>,
 }
 
 impl LocalFarm {
@@ -140,15 +81,14 @@ impl LocalFarm {
     pub fn empty() -> Self {
         let directory = tempfile::Builder::new().prefix(ROOT_PREFIX).rand_bytes(8).tempdir_in("/tmp");
         let directory = directory.expect("make a temporary directory");
-        let node_data = directory.path().join("n");
+        let first = Node::new(directory.path().join("n"), [127, 0, 0, 1].into());
         let farm = Self {
             binaries: Binaries::locate(),
             directory,
             plan: Plan::default(),
-            ports: Ports::free(),
-            node_data,
-            node: None,
+            nodes: vec![first],
             agents: Vec::new(),
+            network: None,
         };
         for name in ["home", "run", "tmp", "logs", "work"] {
             std::fs::create_dir_all(farm.root().join(name)).expect("make the farm's directories");
@@ -184,29 +124,48 @@ impl LocalFarm {
         &self.binaries
     }
 
-    /// Ports of the node.
+    /// Ports of the first node.
     #[must_use]
     pub fn ports(&self) -> Ports {
-        self.ports
+        self.nodes[0].ports
     }
 
-    /// Data directory of the node.
+    /// Data directory of the first node.
     #[must_use]
     pub fn node_data(&self) -> &Path {
-        &self.node_data
+        &self.nodes[0].data
     }
 
-    /// The administrator's context file, written by `stratavored init`.
+    /// The configuration file of the nodes; it exists when the plan has something to say in it.
+    #[must_use]
+    pub fn configuration(&self) -> PathBuf {
+        self.path("node.yaml")
+    }
+
+    /// The administrator's context file, as `stratavored init` wrote it; a copy, since a first node may lose its disk.
     #[must_use]
     pub fn admin_context(&self) -> PathBuf {
-        self.node_data.join("admin.yaml")
+        let copy = self.path("admin.yaml");
+        if copy.exists() { copy } else { self.nodes[0].data.join("admin.yaml") }
     }
 
     /// A command with the farm's environment and nothing of the caller's.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
+        self.command_at(None, program)
+    }
+
+    /// The same, run at a place of the farm's network.
+    ///
+    /// # Panics
+    /// When there is such a place but no network.
+    #[must_use]
+    pub fn command_at(&self, place: Option<&str>, program: &Path) -> Command {
         let home = self.path("home");
-        let mut command = Command::new(program);
+        let mut command = match place {
+            Some(place) => self.network.as_ref().expect("a networked farm").command(place, program),
+            None => Command::new(program),
+        };
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -298,14 +257,9 @@ impl Drop for LocalFarm {
             self.dump_logs();
         }
         let panics = self.panics();
-        if let Some(node) = &mut self.node {
-            node.kill9();
-        }
-        for agent in &mut self.agents {
-            if let Some(process) = &mut agent.process {
-                process.kill9();
-            }
-        }
+        let nodes = self.nodes.iter_mut().filter_map(|node| node.process.as_mut());
+        let agents = self.agents.iter_mut().filter_map(|agent| agent.process.as_mut());
+        nodes.chain(agents).for_each(Spawned::kill9);
         processes::kill_family_of(&self.tag());
         assert!(failing || panics.is_empty(), "a program of the product panicked: {panics:?}");
     }

@@ -150,9 +150,9 @@ fn values_out_of_bounds_are_usage_errors() {
 fn what_comes_with_the_next_release_is_refused_with_that_reason() {
     let farm = Plan::default().agents(0).start();
     farm.project("demo");
-    let stop = farm.cli(&["launch", "demo", "--detach", "--on-disconnect", "stop", "--", "true"]);
-    stop.refused(2, &["next release"]);
-    farm.bare(&["up", "--nodes", "3"]).refused(2, &["next release"]);
+    let flags = ["launch", "demo", "--detach", "--restart", "always", "--", "true"];
+    farm.cli(&flags).refused(2, &["--restart", "later release"]);
+    farm.bare(&["up", "--nodes", "7"]).exits(2).says(&["7"]);
     farm.bare(&["up", "--nodes", "2"]).refused(2, &["--allow-even"]);
     assert!(farm.runners().is_empty());
 }

@@ -24,7 +24,7 @@ const OVERSIZED_BYTES: usize = 16 * 1024 * 1024;
 /// The node serves and starts runners as if nothing had been.
 #[track_caller]
 fn unharmed(farm: &mut LocalFarm) {
-    let node = farm.node.as_mut().and_then(stratavore_chaos::spawned::Spawned::ended);
+    let node = farm.nodes[0].process.as_mut().and_then(stratavore_chaos::spawned::Spawned::ended);
     assert!(node.is_none(), "the node died: {node:?}");
     for agent in &mut farm.agents {
         let ended = agent.process.as_mut().and_then(stratavore_chaos::spawned::Spawned::ended);

@@ -121,14 +121,14 @@ fn a_full_disk_under_the_node_loses_nothing_acknowledged() {
     let code = refusal.code.unwrap_or(1);
     refusal.refused(code, &[]);
     let said = || {
-        let log = farm.node.as_ref().map(Spawned::log).unwrap_or_default().to_lowercase();
+        let log = farm.nodes[0].process.as_ref().map(Spawned::log).unwrap_or_default().to_lowercase();
         log.contains("no space") || log.contains("disk is full") || log.contains("disk full")
     };
     eventually_true("the node to say that the disk is full", SOON, said);
     // Still full: the node has ended by itself, and says why.
-    let status = farm.node.as_mut().expect("a node").wait();
+    let status = farm.nodes[0].process.as_mut().expect("a node").wait();
     assert_eq!(status.code(), Some(FATAL), "the node ended with {status}");
-    let log = farm.node.as_ref().map(Spawned::log).unwrap_or_default();
+    let log = farm.nodes[0].process.as_ref().map(Spawned::log).unwrap_or_default();
     assert!(log.contains("\nnext: "), "{log}");
     disk.disk().free();
     farm.start_node();

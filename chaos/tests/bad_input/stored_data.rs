@@ -69,13 +69,13 @@ fn a_flipped_bit_in_the_log_stops_the_start_and_names_file_and_way_out() {
 /// database that is not synced at every step.
 fn with_state_behind_log(more: usize) -> LocalFarm {
     let mut farm = farm_with_work();
-    assert!(farm.node.as_mut().expect("a node").stop().success());
+    assert!(farm.nodes[0].process.as_mut().expect("a node").stop().success());
     copy(&farm, &farm.node_data().join("state"), &farm.path("old-state"));
     farm.start_node();
     for number in 0..more {
         farm.project(&format!("late{number}"));
     }
-    assert!(farm.node.as_mut().expect("a node").stop().success());
+    assert!(farm.nodes[0].process.as_mut().expect("a node").stop().success());
     fs::remove_dir_all(farm.node_data().join("state")).expect("take the state away");
     copy(&farm, &farm.path("old-state"), &farm.node_data().join("state"));
     farm
@@ -120,7 +120,7 @@ fn a_cut_tail_is_noticed_and_recover_raises_the_incarnation() {
 #[test]
 fn a_lost_log_beside_a_living_state_is_noticed() {
     let mut farm = farm_with_work();
-    farm.node.as_mut().unwrap().stop();
+    farm.nodes[0].process.as_mut().unwrap().stop();
     fs::rename(farm.node_data().join("raft-log"), farm.path("stolen")).unwrap();
     let ran = farm.run_node_to_end(&[]);
     assert!(matches!(ran.code, Some(BELOW_MARK | CORRUPT)), "{ran}");
@@ -155,8 +155,8 @@ fn a_lost_state_is_rebuilt_from_the_log_or_refused_but_never_served_empty() {
 fn data_of_another_cluster_is_refused() {
     let mut farm = farm_with_work();
     let mut other = Plan::default().agents(0).start();
-    farm.node.as_mut().unwrap().stop();
-    other.node.as_mut().unwrap().stop();
+    farm.nodes[0].process.as_mut().unwrap().stop();
+    other.nodes[0].process.as_mut().unwrap().stop();
     for name in ["raft-log", "state"] {
         fs::rename(farm.node_data().join(name), farm.path(name)).unwrap();
         copy(&farm, &other.node_data().join(name), &farm.node_data().join(name));
@@ -175,7 +175,7 @@ fn data_of_another_cluster_is_refused() {
 #[test]
 fn a_damaged_identity_file_is_named() {
     let mut farm = Plan::default().agents(0).start();
-    farm.node.as_mut().unwrap().stop();
+    farm.nodes[0].process.as_mut().unwrap().stop();
     for file in ["node.json", "pki/node.key", "pki/node.crt"] {
         let path = farm.node_data().join(file);
         let whole = fs::read(&path).unwrap();

@@ -69,7 +69,8 @@ fn up_twice_down_and_nothing_is_left() {
     assert_eq!(before.len(), 2, "one node and one agent");
     up(&farm, &[]).ok();
     assert_eq!(pids(&farm), before, "a second up restarts what lives");
-    farm.bare(&["up", "--agents", "2"]).refused(2, &["next release", "down first"]);
+    farm.bare(&["up", "--agents", "2"]).refused(5, &["another size", "down"]);
+    farm.bare(&["up", "--nodes", "2"]).refused(2, &["even", "--allow-even"]);
     farm.bare(&["down"]).ok();
     farm.leaves_no_process();
     farm.bare(&["down"]).ok();
@@ -218,6 +219,49 @@ fn foreground_ends_everything_on_ctrl_c() {
     foreground.type_bytes(b"\x03");
     foreground.wait();
     farm.leaves_no_process();
+}
+
+#[test]
+fn three_nodes_and_two_agents_come_up_restart_and_go_down_with_all_nodes_dead() {
+    let farm = LocalFarm::empty();
+    let first = up(&farm, &["--nodes", "3", "--agents", "2"]).ok();
+    assert!(first.stderr.contains("3 nodes, 2 agents"), "{first}");
+    let listed = |command: &[&str], kind: &str| farm.bare(command).ok().items(kind);
+    let nodes = listed(&["cluster", "status", "-o", "json"], "NodeList");
+    assert!(nodes.len() == 3 && nodes.iter().all(|node| node["voter"] == true), "{nodes:?}");
+    let hosts = listed(&["hosts", "-o", "json"], "HostList");
+    assert!(hosts.len() == 2 && hosts.iter().all(|host| host["state"] == "ready"), "{hosts:?}");
+    let context = &listed(&["context", "list", "-o", "json"], "ContextList")[0];
+    assert_eq!(context["endpoints"].as_array().map(Vec::len), Some(3), "{context}");
+    let work = farm.work().to_string_lossy().into_owned();
+    farm.bare(&["new", "demo", "--path", &work]).ok();
+    let word = format!("three-{}", uuid::Uuid::new_v4().simple());
+    let probe = farm.binaries().probe().to_string_lossy().into_owned();
+    for host in ["agent-1", "agent-2"] {
+        farm.bare(&["launch", "demo", "--detach", "--host", host, "--", &probe, "hold", &word]).ok();
+    }
+    eventually_true("a runner on each host", SOON, || with_argument(&word).len() == 2);
+    // Any member that dies is started again.
+    for (program, count) in [("stratavored", 3), ("stratavore-agent", 2)] {
+        let old = named(&farm, program, "run")[0].pid;
+        processes::signal(old, Signal::KILL);
+        eventually_true(&format!("another {program}"), SOON, || {
+            let new = named(&farm, program, "run");
+            new.len() == count && new.iter().all(|process| process.pid != old)
+        });
+    }
+    up(&farm, &[]).ok();
+    assert_eq!(with_argument(&word).len(), 2, "a runner died");
+    for process in farm.processes() {
+        if process.is_program("stratavore") && process.arguments.iter().any(|a| a == "supervise") {
+            processes::signal(process.pid, Signal::KILL);
+        }
+    }
+    named(&farm, "stratavored", "run").iter().for_each(|node| processes::signal(node.pid, Signal::KILL));
+    farm.bare(&["down", "--purge"]).ok();
+    assert!(with_argument(&word).is_empty(), "a runner outlived down");
+    farm.leaves_no_process();
+    assert!(!state(&farm).exists(), "state is left");
 }
 
 #[test]

@@ -17,19 +17,6 @@ pub(crate) struct StatusArgs {
     pub(crate) stale: bool,
 }
 
-/// `cluster`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ClusterArgs {
-    #[command(subcommand)]
-    pub(crate) command: ClusterCommand,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum ClusterCommand {
-    /// Show the nodes.
-    Status(StatusArgs),
-}
-
 /// `hosts`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HostsArgs {
@@ -77,6 +64,16 @@ pub(crate) enum HostsCommand {
         host: HostArg,
         #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = value::label_change)]
         changes: Vec<LabelChange>,
+    },
+    /// Cordon a host, and move what may run elsewhere (--on-disconnect stop); what is kept stays until it ends.
+    Drain(HostArg),
+    /// Vouch that nothing runs on a silent host any more: its runners end, or start elsewhere.
+    DeclareDead {
+        #[command(flatten)]
+        host: HostArg,
+        /// Do not ask.
+        #[arg(short = 'y', long)]
+        yes: bool,
     },
     /// Take a host out of the cluster for good: its key is void at once and its runners are stopped.
     Remove {

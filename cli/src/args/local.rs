@@ -4,15 +4,21 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+/// P21: a cluster grows to five voters; more would only slow every commit down.
+const NODES_MAX: i64 = 5;
+
+/// Each is a process with a connection of its own; a hundred pretended hosts are a benchmark, not a cluster.
+const AGENTS_MAX: i64 = 99;
+
 /// `up`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
-    /// Control-plane nodes.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9))]
-    pub(crate) nodes: u32,
-    /// Agents, one per pretended host.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
-    pub(crate) agents: u32,
+    /// Control-plane nodes: 1, 3 or 5 (default: as many as the local cluster has, 1 for a new one).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=NODES_MAX))]
+    pub(crate) nodes: Option<u32>,
+    /// Agents, one per pretended host (default: as many as the local cluster has, 1 for a new one).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=AGENTS_MAX))]
+    pub(crate) agents: Option<u32>,
     /// An even number of nodes, although it adds no availability.
     #[arg(long)]
     pub(crate) allow_even: bool,

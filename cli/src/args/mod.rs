@@ -4,6 +4,7 @@
 //! arguments of `launch`. The second parser knows the global flags too, because after a project name clap leaves
 //! them in the rest.
 
+mod cluster;
 mod fleet;
 mod globals;
 mod launch;
@@ -16,6 +17,7 @@ use std::ffi::OsString;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub(crate) use cluster::*;
 pub(crate) use fleet::*;
 pub(crate) use globals::{Globals, Output};
 pub(crate) use launch::{LaunchArgs, OnDisconnect, Restart};
@@ -56,7 +58,7 @@ pub(crate) enum Command {
     /// Start runners of a project.
     Launch(LaunchArgs),
     /// Show runners.
-    #[command(visible_alias = "ps")]
+    #[command(visible_alias = "ps", args_conflicts_with_subcommands = true)]
     Runners(RunnersArgs),
     /// Everything about one runner.
     Describe(RunnerArg),
@@ -83,7 +85,7 @@ pub(crate) enum Command {
     /// Show and manage hosts.
     #[command(visible_alias = "host", args_conflicts_with_subcommands = true)]
     Hosts(HostsArgs),
-    /// Show the control plane.
+    /// Show and manage the control plane.
     Cluster(ClusterArgs),
     /// What happened, and what happens.
     Events(EventsArgs),
@@ -257,7 +259,7 @@ mod tests {
     fn global_flags_trail_ordinary_commands_too() {
         let invocation = parsed(&["runners", "demo", "--all", "-o", "json"]).unwrap();
         assert_eq!(invocation.globals.output, Some(Output::Json));
-        assert!(matches!(invocation.action, Action::Command(Command::Runners(args)) if args.all));
+        assert!(matches!(invocation.action, Action::Command(Command::Runners(args)) if args.list.all));
     }
 
     #[test]
@@ -298,7 +300,17 @@ mod tests {
             "hosts uncordon h",
             "hosts label h a=b c-",
             "hosts remove h --force",
+            "hosts drain h",
+            "hosts declare-dead h --yes",
+            "runners declare-dead r --yes",
             "cluster status",
+            "cluster remove 3 --allow-even",
+            "cluster transfer-leader",
+            "cluster transfer-leader 2",
+            "cluster finalize",
+            "cluster maintenance --for 20m",
+            "cluster maintenance --end",
+            "cluster clock reset",
             "events",
             "events subscribe --since 1.2.3 --no-follow --project demo --type runner.*",
             "token create --role host --ttl 60s --label a=b",
@@ -329,6 +341,12 @@ mod tests {
             "kill",
             "logs",
             "up --nodes 0",
+            "up --nodes 7",
+            "cluster",
+            "cluster remove",
+            "cluster maintenance",
+            "cluster maintenance --for 5m --end",
+            "runners declare-dead",
             "launch demo --count 0",
             "launch demo --restart sometimes",
             "token create",

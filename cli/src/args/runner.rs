@@ -110,6 +110,31 @@ impl State {
 /// `runners` (`ps`).
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunnersArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RunnersCommand>,
+    #[command(flatten)]
+    pub(crate) list: RunnersListArgs,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum RunnersCommand {
+    /// Vouch that a lost runner is dead: it ends, or starts elsewhere (--on-disconnect stop).
+    DeclareDead {
+        /// Name, id or unique id prefix.
+        #[arg(value_name = "RUNNER", add = complete::runners())]
+        runner: String,
+        /// Do not ask.
+        #[arg(short = 'y', long)]
+        yes: bool,
+        /// Idempotency key.
+        #[arg(long, value_name = "UUID")]
+        request_id: Option<Uuid>,
+    },
+}
+
+/// What `runners` shows.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunnersListArgs {
     /// Only this project's (same as --project).
     #[arg(value_name = "PROJECT", add = complete::projects())]
     pub(crate) only: Option<String>,

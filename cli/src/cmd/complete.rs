@@ -7,7 +7,10 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use stratavore_proto::v1::RunnerFilter;
 use stratavore_settings::context::Contexts;
 
-use super::{App, hosts as host_command, projects as project_command, runners as runner_command};
+use super::{
+    App, hosts as host_command, projects as project_command, runners as runner_command,
+    status as status_command,
+};
 use crate::args::{Globals, grammar};
 use crate::context::contexts_file;
 use crate::errors::Result;
@@ -37,6 +40,14 @@ pub(crate) fn hosts() -> ArgValueCompleter {
     offer(async |app| {
         let hosts = host_command::get(app, false, true).await?;
         Ok(hosts.into_iter().map(|host| (host.name, host.id)).collect())
+    })
+}
+
+/// Ids of nodes.
+pub(crate) fn nodes() -> ArgValueCompleter {
+    offer(async |app| {
+        let status = status_command::ask(app.client()?, true, PATIENCE).await?;
+        Ok(status.nodes.into_iter().map(|node| (node.id.to_string(), node.address)).collect())
     })
 }
 

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use stratavore_proto::v1::{
-    Host, LabelHostRequest, ListHostsRequest, ReadOptions, RemoveHostRequest, SetHostCordonRequest,
+    DeclareHostDeadRequest, DrainHostRequest, Host, LabelHostRequest, ListHostsRequest, ReadOptions,
+    RemoveHostRequest, SetHostCordonRequest,
 };
 
-use super::{App, OK};
+use super::{App, OK, sure};
 use crate::args::{HostArg, HostsArgs, HostsCommand, HostsListArgs, Output, value::LabelChange};
 use crate::client;
 use crate::errors::Result;
@@ -23,6 +24,8 @@ pub(crate) async fn run(app: &App, args: HostsArgs) -> Result<ExitCode> {
         Some(HostsCommand::Cordon(host)) => cordon(app, &host, true).await?,
         Some(HostsCommand::Uncordon(host)) => cordon(app, &host, false).await?,
         Some(HostsCommand::Label { host, changes }) => label(app, &host, changes).await?,
+        Some(HostsCommand::Drain(host)) => drain(app, &host).await?,
+        Some(HostsCommand::DeclareDead { host, yes }) => declare_dead(app, &host, yes).await?,
         Some(HostsCommand::Remove { host, force }) => remove(app, &host, force).await?,
     };
     view::host::print(app.output(), &changed.into_iter().collect::<Vec<_>>(), false)?;
@@ -77,6 +80,35 @@ async fn label(app: &App, args: &HostArg, changes: Vec<LabelChange>) -> Result<O
         .client()?
         .mutate(&format!("label {}", args.host), args.request_id, async |channel, request_id| {
             client::hosts(channel).label_host(LabelHostRequest { request_id, ..wanted.clone() }).await
+        })
+        .await?;
+    Ok(answer.host)
+}
+
+async fn drain(app: &App, args: &HostArg) -> Result<Option<Host>> {
+    let answer = app
+        .client()?
+        .mutate(&format!("drain host {}", args.host), args.request_id, async |channel, request_id| {
+            let request = DrainHostRequest { request_id, host: args.host.clone() };
+            client::hosts(channel).drain_host(request).await
+        })
+        .await?;
+    if app.output() == Output::Table {
+        view::tell(
+            "what is kept stays until it ends; next: stratavore runners, and hosts uncordon takes it back",
+        );
+    }
+    Ok(answer.host)
+}
+
+async fn declare_dead(app: &App, args: &HostArg, yes: bool) -> Result<Option<Host>> {
+    sure(app, yes, &format!("Does really nothing run on {} any more? [y/N] ", args.host))?;
+    let doing = format!("declare host {} dead", args.host);
+    let answer = app
+        .client()?
+        .mutate(&doing, args.request_id, async |channel, request_id| {
+            let request = DeclareHostDeadRequest { request_id, host: args.host.clone() };
+            client::hosts(channel).declare_host_dead(request).await
         })
         .await?;
     Ok(answer.host)

@@ -7,11 +7,10 @@ use std::time::Duration;
 use stratavore_proto::v1::{KillRunnersRequest, Runner, RunnerFilter, RunnerState};
 
 use super::watch::Changes;
-use super::{App, OK, smart};
+use super::{App, OK, sure};
 use crate::args::KillArgs;
 use crate::client;
 use crate::errors::{Exit, Failure, Result};
-use crate::term;
 use crate::view;
 
 /// The ladder takes under ten seconds; the rest is for the way there and back.
@@ -93,14 +92,12 @@ fn was_lost(runner: &Runner) -> bool {
 
 /// Asks before a bulk kill, when there is somebody to ask.
 fn confirm(app: &App, args: &KillArgs, targets: &Targets) -> Result<()> {
-    let bulk = !matches!(targets, Targets::Named(_));
-    if !bulk || args.yes || app.globals.no_input || !term::is_interactive() {
-        return Ok(());
+    match targets {
+        Targets::Named(_) => Ok(()),
+        Targets::Project(_) | Targets::All => {
+            sure(app, args.yes, &format!("Kill {}? [y/N] ", targets.words()))
+        }
     }
-    if smart::agreed(&format!("Kill {}? [y/N] ", targets.words()))? {
-        return Ok(());
-    }
-    Err(Failure::interrupted())
 }
 
 async fn wait(app: &App, waiting: &mut Waiting) -> Result<()> {

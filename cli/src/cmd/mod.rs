@@ -39,6 +39,7 @@ use crate::client::Client;
 use crate::context::{Target, resolve};
 use crate::errors::{Exit, Failure, Result};
 use crate::local;
+use crate::term;
 
 /// What every command works with; nothing is read or dialled before it is needed.
 #[derive(Debug)]
@@ -148,6 +149,17 @@ pub(crate) async fn run(app: &App, action: Action) -> Result<ExitCode> {
         // The parser has turned it into Action::Smart.
         Command::Smart(_) => Err(Failure::new(Exit::Usage, "no command")),
     }
+}
+
+/// Asks before what cannot be taken back, when there is somebody to ask.
+///
+/// # Errors
+/// Exit 130 when the answer is no.
+pub(crate) fn sure(app: &App, yes: bool, question: &str) -> Result<()> {
+    if yes || app.globals.no_input || !term::is_interactive() || smart::agreed(question)? {
+        return Ok(());
+    }
+    Err(Failure::interrupted())
 }
 
 /// Success.

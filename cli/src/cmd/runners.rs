@@ -2,19 +2,42 @@
 
 use std::process::ExitCode;
 
-use stratavore_proto::v1::{ListRunnersRequest, ReadOptions, Runner, RunnerFilter};
+use stratavore_proto::v1::{DeclareRunnerDeadRequest, ListRunnersRequest, ReadOptions, Runner, RunnerFilter};
+use uuid::Uuid;
 
-use super::{App, OK};
-use crate::args::{Output, RunnersArgs, State};
+use super::{App, OK, sure};
+use crate::args::{Output, RunnersArgs, RunnersCommand, RunnersListArgs, State};
 use crate::client;
 use crate::errors::Result;
 use crate::view;
 
-/// Prints runners, the live ones by default.
+/// Prints runners, the live ones by default, or declares one dead.
 ///
 /// # Errors
 /// The cluster's refusal.
 pub(crate) async fn run(app: &App, args: RunnersArgs) -> Result<ExitCode> {
+    match args.command {
+        None => show(app, args.list).await,
+        Some(RunnersCommand::DeclareDead { runner, yes, request_id }) => {
+            sure(app, yes, &format!("Does really nothing of {runner} run any more? [y/N] "))?;
+            declare_dead(app, &runner, request_id).await
+        }
+    }
+}
+
+async fn declare_dead(app: &App, runner: &str, request_id: Option<Uuid>) -> Result<ExitCode> {
+    let answer = app
+        .client()?
+        .mutate(&format!("declare {runner} dead"), request_id, async |channel, request_id| {
+            let request = DeclareRunnerDeadRequest { request_id, runner: runner.to_owned() };
+            client::runners(channel).declare_runner_dead(request).await
+        })
+        .await?;
+    view::runner::print(app.output(), &answer.runner.into_iter().collect::<Vec<_>>(), false)?;
+    OK
+}
+
+async fn show(app: &App, args: RunnersListArgs) -> Result<ExitCode> {
     let filter = RunnerFilter {
         runners: Vec::new(),
         project: args.project.or(args.only).unwrap_or_default(),

@@ -46,7 +46,9 @@ pub(crate) async fn get(app: &App, stale: bool) -> Result<GetStatusResponse> {
 pub(crate) async fn ask(client: &Client, stale: bool, within: Duration) -> Result<GetStatusResponse> {
     client
         .read_within(within, "read the status", async |channel| {
-            client::cluster(channel).get_status(GetStatusRequest { read: Some(ReadOptions { stale }) }).await
+            client::cluster(channel)
+                .get_status(GetStatusRequest { read: Some(ReadOptions { stale }), local: false })
+                .await
         })
         .await
 }

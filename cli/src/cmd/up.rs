@@ -23,7 +23,7 @@ use crate::view::json::{self, Object};
 /// A count this release cannot do, a taken port, a missing program, or what died while starting.
 pub(crate) async fn run(app: &App, args: UpArgs) -> Result<ExitCode> {
     let layout = Layout::of_user()?;
-    start::check_counts(&args, Record::load(&layout)?.as_ref())?;
+    start::counts(&args, Record::load(&layout)?.as_ref())?;
     layout.create()?;
     let lock = layout.lock()?;
     let programs = Programs::find()?;

@@ -46,7 +46,7 @@ pub(crate) async fn run(app: &App) -> Result<ExitCode> {
 async fn ask(app: &App) -> Result<(String, String)> {
     let asked = app.client()?.read_within(NODE_WITHIN, "ask for the version", async |channel| {
         client::cluster(channel)
-            .get_status(GetStatusRequest { read: Some(ReadOptions { stale: true }) })
+            .get_status(GetStatusRequest { read: Some(ReadOptions { stale: true }), local: false })
             .await
     });
     let status = asked.await?;

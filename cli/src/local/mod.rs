@@ -2,6 +2,7 @@
 
 pub(crate) mod child;
 pub(crate) mod foreground;
+pub(crate) mod join;
 pub(crate) mod machine;
 pub(crate) mod ports;
 pub(crate) mod process;
@@ -10,6 +11,7 @@ pub(crate) mod record;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod supervisor;
+pub(crate) mod tool;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

@@ -127,10 +127,11 @@ impl Record {
         self.supervisor.filter(|process| process.is_alive())
     }
 
-    /// Join addresses of the nodes.
-    pub(crate) fn join_servers(&self) -> Vec<String> {
-        let ports = self.nodes.iter().filter_map(|node| node.ports);
-        ports.map(|ports| std::net::SocketAddr::from((self.listen, ports.join)).to_string()).collect()
+    /// "3 nodes, 2 agents".
+    pub(crate) fn size(&self) -> String {
+        let counted =
+            |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        format!("{}, {}", counted(self.nodes.len(), "node"), counted(self.agents.len(), "agent"))
     }
 }
 
@@ -154,7 +155,7 @@ mod tests {
             r#""agents":[{"name":"agent-1","data_dir":"/s/agent-1","log":"/s/logs/agent-1.log","process":null,"restarts":0}]}"#
         );
         assert_eq!(serde_json::to_string(&record).unwrap(), expected);
-        assert_eq!(record.join_servers(), ["127.0.0.1:4"]);
+        assert_eq!(record.size(), "1 node, 1 agent");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures::future::join_all;
 use stratavore_settings::context::Contexts;
 use tokio::process::Command;
 
@@ -47,20 +48,9 @@ pub(crate) async fn stop_all(
     if let Some(latest) = Record::load(layout)? {
         *record = latest;
     }
-    for agent in &record.agents {
-        failures.extend(stop_agent(globals, layout, agent).await.err());
-    }
-    for node in &record.nodes {
-        if let Some(process) = node.alive() {
-            match process.stop(NODE_GRACE).await {
-                Ok(Stopped::Killed) => {
-                    view::tell(&format!("{} did not end by itself and was killed", node.name))
-                }
-                Ok(Stopped::ByItself) => {}
-                Err(error) => failures.push(cannot_stop(&node.name, &error)),
-            }
-        }
-    }
+    let agents = record.agents.iter().map(|agent| stop_agent(globals, layout, agent));
+    failures.extend(join_all(agents).await.into_iter().filter_map(Result::err));
+    failures.extend(join_all(record.nodes.iter().map(stop_node)).await.into_iter().filter_map(Result::err));
     record.supervisor = None;
     for member in record.nodes.iter_mut().chain(&mut record.agents) {
         member.process = None;
@@ -71,6 +61,16 @@ pub(crate) async fn stop_all(
             .cause(error.to_string())
     })?;
     failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+async fn stop_node(node: &Member) -> Result<()> {
+    let Some(process) = node.alive() else { return Ok(()) };
+    match process.stop(NODE_GRACE).await {
+        Ok(Stopped::Killed) => view::tell(&format!("{} did not end by itself and was killed", node.name)),
+        Ok(Stopped::ByItself) => {}
+        Err(error) => return Err(cannot_stop(&node.name, &error)),
+    }
+    Ok(())
 }
 
 async fn stop_agent(globals: &Globals, layout: &Layout, agent: &Member) -> Result<()> {

@@ -131,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    /// Adopts what lives; the rest is due now, agents as soon as they have joined.
+    /// Adopts what lives; the rest is due now, if it has joined.
     fn begin(&mut self) {
         let members: Vec<Member> = self.record.members().cloned().collect();
         for member in members {
@@ -139,7 +139,10 @@ impl Supervisor {
             if running {
                 continue;
             }
-            let joined = member.ports.is_some() || self.layout.has_joined(&member.name);
+            let joined = match member.ports {
+                Some(_) => self.layout.is_initialised(&member.name),
+                None => self.layout.has_joined(&member.name),
+            };
             let watched = self.watched.entry(member.name.clone()).or_default();
             watched.backoff = Backoff::default();
             match member.alive() {

@@ -23,6 +23,7 @@ pub(crate) struct NodeJson {
     term: u64,
     last_applied: u64,
     reachable: bool,
+    voter: bool,
 }
 
 impl From<&v1::Node> for NodeJson {
@@ -34,6 +35,7 @@ impl From<&v1::Node> for NodeJson {
             term: node.term,
             last_applied: node.last_applied,
             reachable: node.reachable,
+            voter: node.voter,
         }
     }
 }
@@ -52,6 +54,10 @@ struct ClusterJson {
     digest: String,
     uptime_ms: u64,
     whoami: String,
+    /// P13: until the first runner that is not kept stops by itself; null with quorum, or when there is none.
+    self_stop_ms: Option<i64>,
+    maintenance_until: Option<String>,
+    version_in_force: u32,
     alarms: Vec<String>,
 }
 
@@ -70,6 +76,9 @@ impl From<&GetStatusResponse> for ClusterJson {
             digest: status.digest.clone(),
             uptime_ms: status.uptime_ms,
             whoami: status.whoami.clone(),
+            self_stop_ms: status.self_stop_ms,
+            maintenance_until: time::rfc3339(status.maintenance_until_unix_ms),
+            version_in_force: status.cluster_version,
             alarms: status.alarms.clone(),
         }
     }
@@ -128,6 +137,7 @@ pub(crate) fn print_status(output: Output, status: &GetStatusResponse) -> Result
     text.push_str(&alarms(status));
     text.push('\n');
     text.push_str(&node_table(&status.nodes).render(stdout_columns()));
+    text.push_str(&availability(status));
     text.push('\n');
     if status.hosts.is_empty() {
         text.push_str("no hosts yet; next: stratavore token create --role host\n");
@@ -149,7 +159,82 @@ pub(crate) fn print_nodes(output: Output, status: &GetStatusResponse) -> Result<
     text.push_str(&alarms(status));
     text.push('\n');
     text.push_str(&node_table(&status.nodes).render(stdout_columns()));
+    text.push_str(&availability(status));
     super::print(&text)
+}
+
+/// What an administrator changed about the control plane.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Changed {
+    Leader { leader: u64 },
+    Version { version: u32 },
+    Maintenance { until: Option<String> },
+    Clock { now: Option<String> },
+}
+
+/// Prints a change: a line for people, an object for programs.
+///
+/// # Errors
+/// When stdout is closed.
+pub(crate) fn print_changed(output: Output, changed: &Changed) -> Result<()> {
+    let (kind, line) = match changed {
+        Changed::Leader { leader } => ("Leader", format!("node {leader} leads")),
+        Changed::Version { version } => ("ClusterVersion", format!("the cluster is at version {version}")),
+        Changed::Maintenance { until: Some(until) } => ("Maintenance", format!("maintenance until {until}")),
+        Changed::Maintenance { until: None } => ("Maintenance", "no maintenance".to_owned()),
+        Changed::Clock { now } => {
+            ("Clock", format!("the cluster's time is {}", now.as_deref().unwrap_or_default()))
+        }
+    };
+    match output {
+        Output::Json => json::print(&Object::new(kind, changed)),
+        Output::Table => super::print(&format!("{line}\n")),
+    }
+}
+
+/// Prints nodes alone.
+///
+/// # Errors
+/// When stdout is closed.
+pub(crate) fn print_node_list(output: Output, nodes: &[v1::Node]) -> Result<()> {
+    super::list(output, "NodeList", nodes.iter().map(NodeJson::from).collect(), || node_table(nodes))
+}
+
+/// What the nodes are good for, and until when their absence is.
+fn availability(status: &GetStatusResponse) -> String {
+    let voters = status.nodes.iter().filter(|node| node.voter).count();
+    let present = status.nodes.iter().filter(|node| node.voter && node.reachable).count();
+    let spare = present.saturating_sub(voters / 2 + 1);
+    let mut lines = vec![match (status.quorum, spare) {
+        (false, _) => paint(BAD, "no quorum: changes wait until more nodes are back"),
+        (true, 0) if voters > 1 => paint(CARE, "the loss of one more node stops all changes"),
+        (true, 0) => "one node: its loss stops all changes until it is back".to_owned(),
+        (true, spare) => format!("the loss of {} stops nothing", counted(spare, "more node")),
+    }];
+    let learners = status.nodes.iter().filter(|node| !node.voter).map(|node| node.id.to_string());
+    let learners = learners.collect::<Vec<_>>().join(", ");
+    if !learners.is_empty() && voters % 2 == 1 {
+        lines.push(format!(
+            "without a vote: node {learners}; a second node adds no availability, voters come in pairs"
+        ));
+    }
+    if let Some(ms) = status.self_stop_ms {
+        lines.push(paint(
+            CARE,
+            &format!("runners that are not kept stop by themselves in {} at the earliest", time::span(ms)),
+        ));
+    }
+    if let Some(until) = time::rfc3339(status.maintenance_until_unix_ms) {
+        lines.push(paint(CARE, &format!("maintenance until {until}: holds are longer")));
+    }
+    if status.cluster_version < status.max_version {
+        lines.push(format!(
+            "version {} is in force, {} is possible: stratavore cluster finalize once all nodes run it",
+            status.cluster_version, status.max_version
+        ));
+    }
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 fn headline(status: &GetStatusResponse) -> String {
@@ -231,6 +316,7 @@ mod tests {
                 last_applied: 9,
                 reachable: true,
                 version: "0.1.0".to_owned(),
+                voter: true,
             }],
             runners_by_state: [("running".to_owned(), 2)].into(),
             projects: 1,
@@ -241,16 +327,17 @@ mod tests {
             digest: "ab".to_owned(),
             uptime_ms: 5,
             whoami: "admin".to_owned(),
+            cluster_version: 2,
             ..Default::default()
         }
     }
 
     const CLUSTER: &str = concat!(
         r#""cluster":{"id":"0123456789abcdef","incarnation":1,"answered_by":1,"quorum":true,"applied_index":9,"#,
-        r#""stale":false,"history":"embedded","version":"0.1.0","digest":"ab","uptime_ms":5,"whoami":"admin","alarms":[]}"#
+        r#""stale":false,"history":"embedded","version":"0.1.0","digest":"ab","uptime_ms":5,"whoami":"admin","#,
+        r#""self_stop_ms":null,"maintenance_until":null,"version_in_force":2,"alarms":[]}"#
     );
-    const NODE: &str =
-        r#"{"id":1,"address":"127.0.0.1:50051","role":"leader","term":2,"last_applied":9,"reachable":true}"#;
+    const NODE: &str = r#"{"id":1,"address":"127.0.0.1:50051","role":"leader","term":2,"last_applied":9,"reachable":true,"voter":true}"#;
 
     #[test]
     fn the_status_as_json() {
@@ -280,5 +367,47 @@ mod tests {
             text.contains("no quorum") && text.contains("stale: node 1's own state at index 7"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn p21_what_another_node_would_be_good_for_is_said() {
+        let node = |id, voter, reachable| v1::Node { id, voter, reachable, ..Default::default() };
+        let said = |nodes: Vec<v1::Node>, quorum| {
+            let status = GetStatusResponse { nodes, quorum, ..Default::default() };
+            anstream::adapter::strip_str(&availability(&status)).to_string()
+        };
+        assert!(said(vec![node(1, true, true)], true).contains("its loss stops all changes"));
+        let two = said(vec![node(1, true, true), node(2, false, true)], true);
+        assert!(two.contains("node 2; a second node adds no availability"), "{two}");
+        let three = |third| vec![node(1, true, true), node(2, true, true), node(3, true, third)];
+        assert!(said(three(true), true).contains("the loss of 1 more node stops nothing"));
+        assert!(said(three(false), true).contains("the loss of one more node stops all changes"));
+        assert!(said(three(false), false).contains("no quorum"));
+    }
+
+    #[test]
+    fn changes_as_json() {
+        let json = |changed: &Changed| compact(&Object::new("X", changed));
+        assert!(json(&Changed::Leader { leader: 2 }).ends_with(r#""kind":"X","leader":2}"#));
+        assert!(json(&Changed::Maintenance { until: None }).ends_with(r#""until":null}"#));
+    }
+
+    #[test]
+    fn p22_and_p13_what_is_not_finalized_and_maintenance_are_said() {
+        let status = GetStatusResponse {
+            cluster_version: 1,
+            max_version: 2,
+            maintenance_until_unix_ms: 1_700_000_000_000,
+            ..Default::default()
+        };
+        let text = anstream::adapter::strip_str(&availability(&status)).to_string();
+        assert!(text.contains("cluster finalize") && text.contains("maintenance until 2023-11-14"), "{text}");
+    }
+
+    #[test]
+    fn p13_without_quorum_the_time_until_self_stop_is_said() {
+        let status = GetStatusResponse { self_stop_ms: Some(42_000), ..Default::default() };
+        let text = anstream::adapter::strip_str(&availability(&status)).to_string();
+        assert!(text.contains("stop by themselves in 42s at the earliest"), "{text}");
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct HostJson {
     gateway: Option<String>,
     runners: u32,
     features: Vec<String>,
+    /// P13: unbounded, bounding or bounded.
+    lease: Option<String>,
+    draining: bool,
 }
 
 impl From<&v1::Host> for HostJson {
@@ -44,6 +47,8 @@ impl From<&v1::Host> for HostJson {
             gateway: known(&host.gateway),
             runners: host.runners,
             features: host.features.clone(),
+            lease: known(&host.lease),
+            draining: host.draining,
         }
     }
 }
@@ -67,7 +72,8 @@ pub(crate) fn table(hosts: &[v1::Host], verbose: bool) -> Table {
     for host in hosts {
         let lease = match (host.state(), host.lease_ms_left) {
             (_, Some(ms)) => time::span(ms),
-            (HostState::Ready, None) => "unbounded".to_owned(),
+            (HostState::Ready, None) if host.lease.is_empty() => "unbounded".to_owned(),
+            (HostState::Ready, None) => host.lease.clone(),
             (_, None) => "-".to_owned(),
         };
         let mut row: Vec<Cell> = vec![
@@ -100,7 +106,11 @@ fn state_cell(host: &v1::Host) -> Cell {
         HostState::Removed => QUIET,
         HostState::Unspecified => PLAIN,
     };
-    let cordoned = if host.cordoned { ",cordoned" } else { "" };
+    let cordoned = match (host.draining, host.cordoned) {
+        (true, _) => ",draining",
+        (false, true) => ",cordoned",
+        (false, false) => "",
+    };
     Cell::styled(style, format!("{}{cordoned}", state_word(host.state())))
 }
 
@@ -134,6 +144,7 @@ mod tests {
             gateway: "1".to_owned(),
             runners: 3,
             features: vec!["cgroup2".to_owned()],
+            lease: "bounded".to_owned(),
             ..Default::default()
         };
         assert_eq!(
@@ -141,7 +152,7 @@ mod tests {
             concat!(
                 r#"{"id":"h123456789","name":"alpha","state":"ready","cordoned":false,"labels":{"zone":"a"},"#,
                 r#""slots":1000,"slots_used":3,"boot_id":"b","lease_ms_left":14000,"gateway":"1","runners":3,"#,
-                r#""features":["cgroup2"]}"#
+                r#""features":["cgroup2"],"lease":"bounded","draining":false}"#
             )
         );
         let unknown = HostJson::from(&v1::Host::default());

@@ -1,5 +1,7 @@
 //! Runners, as table, in detail, and as JSON.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use stratavore_proto::v1::{self, RunnerState};
 
@@ -22,6 +24,8 @@ pub(crate) struct RunnerJson {
     pid: Option<u32>,
     command: Vec<String>,
     on_disconnect: &'static str,
+    /// How long it may live without contact; null for one that is kept.
+    hold_ms: Option<u64>,
     restart: &'static str,
     created_at: Option<String>,
     started_at: Option<String>,
@@ -49,10 +53,12 @@ impl From<&v1::Runner> for RunnerJson {
             epoch: runner.epoch.map(|epoch| epoch_text(&epoch)),
             host: known(&runner.host),
             pid: (runner.pid != 0).then_some(runner.pid),
-            on_disconnect: match spec.on_disconnect() {
+            on_disconnect: match runner.on_disconnect() {
                 v1::OnDisconnect::Stop => "stop",
                 v1::OnDisconnect::Keep | v1::OnDisconnect::Unspecified => "keep",
             },
+            hold_ms: Some(runner.hold_ms)
+                .filter(|ms| *ms > 0 && runner.on_disconnect() == v1::OnDisconnect::Stop),
             restart: match spec.restart() {
                 v1::RestartPolicy::OnFailure => "on-failure",
                 v1::RestartPolicy::Always => "always",
@@ -158,6 +164,7 @@ fn detail(runner: &v1::Runner) -> String {
     ];
     let at = |ms: i64| time::rfc3339(ms).unwrap_or_default();
     let json = RunnerJson::from(runner);
+    let on_disconnect = on_disconnect_text(runner, &json);
     fields(&[
         ("name", runner.name.as_str().into()),
         ("id", runner.id.as_str().into()),
@@ -177,13 +184,26 @@ fn detail(runner: &v1::Runner) -> String {
         ("limits", limits.into_iter().flatten().collect::<Vec<_>>().join(", ").into()),
         ("only on", spec.host.as_str().into()),
         ("labels", labels.into()),
-        ("on disconnect", json.on_disconnect.into()),
+        ("on disconnect", on_disconnect.into()),
         ("restart", format!("{} ({} so far)", json.restart, runner.restarts).into()),
         ("fence", runner.fence.as_str().into()),
         ("created", format!("{} by {}", at(runner.created_at_unix_ms), runner.created_by).into()),
         ("started", at(runner.started_at_unix_ms).into()),
         ("ended", at(runner.ended_at_unix_ms).into()),
     ])
+}
+
+fn on_disconnect_text(runner: &v1::Runner, json: &RunnerJson) -> String {
+    let asked = runner.spec.as_ref().map(v1::RunnerSpec::on_disconnect);
+    if json.on_disconnect == "keep" && asked == Some(v1::OnDisconnect::Stop) {
+        return "keep (stop was asked for, but its host cannot fence)".to_owned();
+    }
+    match json.hold_ms.map(Duration::from_millis) {
+        Some(hold) => {
+            format!("{} after {} without contact", json.on_disconnect, humantime::format_duration(hold))
+        }
+        None => json.on_disconnect.to_owned(),
+    }
 }
 
 fn usage_text(exit: &v1::Exit) -> String {
@@ -283,7 +303,7 @@ mod tests {
             concat!(
                 r#"{"apiVersion":"stratavore.v1","kind":"RunnerList","items":[{"id":"abcdefghjk","name":"demo-1","#,
                 r#""project":"demo","state":"running","epoch":"1.42","host":"alpha","pid":4711,"command":["bash"],"#,
-                r#""on_disconnect":"keep","restart":"never","created_at":"2023-11-14T22:13:20.000Z","#,
+                r#""on_disconnect":"keep","hold_ms":null,"restart":"never","created_at":"2023-11-14T22:13:20.000Z","#,
                 r#""started_at":"2023-11-14T22:13:21.500Z","ended_at":null,"reason":null,"exit":null}]}"#
             )
         );
@@ -304,7 +324,7 @@ mod tests {
             compact(&RunnerJson::from(&pending)),
             concat!(
                 r#"{"id":"abcdefghjk","name":"demo-1","project":"demo","state":"pending","epoch":null,"host":null,"#,
-                r#""pid":null,"command":[],"on_disconnect":"keep","restart":"never","#,
+                r#""pid":null,"command":[],"on_disconnect":"keep","hold_ms":null,"restart":"never","#,
                 r#""created_at":"2023-11-14T22:13:20.000Z","started_at":null,"ended_at":null,"#,
                 r#""reason":"quota_reached","exit":null}"#
             )
@@ -332,6 +352,20 @@ mod tests {
         let mut runner = running();
         runner.spec.as_mut().unwrap().command = ["sh", "-c", "echo 'a b'", ""].map(str::to_owned).to_vec();
         assert_eq!(command_text(&runner), r"sh -c 'echo '\''a b'\''' ''");
+    }
+
+    #[test]
+    fn the_hold_of_a_replaceable_runner_is_shown() {
+        let mut runner = running();
+        let asked = v1::OnDisconnect::Stop.into();
+        (runner.on_disconnect, runner.hold_ms) = (asked, 90_000);
+        assert!(compact(&RunnerJson::from(&runner)).contains(r#""on_disconnect":"stop","hold_ms":90000,"#));
+        let text = |runner: &v1::Runner| anstream::adapter::strip_str(&detail(runner)).to_string();
+        assert!(text(&runner).contains("stop after 1m 30s without contact"), "{}", text(&runner));
+        runner.on_disconnect = v1::OnDisconnect::Keep.into();
+        runner.spec.as_mut().unwrap().on_disconnect = asked;
+        assert!(text(&runner).contains("its host cannot fence"), "{}", text(&runner));
+        assert!(compact(&RunnerJson::from(&runner)).contains(r#""on_disconnect":"keep","hold_ms":null,"#));
     }
 
     #[test]

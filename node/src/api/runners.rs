@@ -1,18 +1,19 @@
 //! `RunnerService`.
 
+use stratavore_model::command::DeclareRunnerDead;
 use stratavore_model::query::{self, RunnerFilter};
-use stratavore_model::{Rejected, Reply, RunnerId, State};
+use stratavore_model::{Command, Rejected, Reply, RunnerId, State};
 use stratavore_proto::v1::runner_service_server::RunnerService;
 use stratavore_proto::v1::{
-    ExplainRunnerRequest, ExplainRunnerResponse, GetRunnerRequest, GetRunnerResponse, KillRunnersRequest,
-    KillRunnersResponse, LaunchRunnersRequest, LaunchRunnersResponse, ListRunnersRequest,
-    ListRunnersResponse, RestartRunnerRequest, RestartRunnerResponse, Runner, WatchRunnersRequest,
-    WatchRunnersResponse,
+    DeclareRunnerDeadRequest, DeclareRunnerDeadResponse, ExplainRunnerRequest, ExplainRunnerResponse,
+    GetRunnerRequest, GetRunnerResponse, KillRunnersRequest, KillRunnersResponse, LaunchRunnersRequest,
+    LaunchRunnersResponse, ListRunnersRequest, ListRunnersResponse, RestartRunnerRequest,
+    RestartRunnerResponse, Runner, WatchRunnersRequest, WatchRunnersResponse,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::api::auth::{self, Operate, Read};
+use crate::api::auth::{self, Administer, Operate, Read};
 use crate::api::status::ApiError;
 use crate::api::{Api, watch};
 use crate::convert::{command, event, explain, id, runner};
@@ -36,6 +37,11 @@ fn launched(state: &State, reply: &Reply) -> Option<LaunchRunnersResponse> {
 fn stopping(state: &State, reply: &Reply) -> Option<KillRunnersResponse> {
     let Reply::Stopping { runners } = reply else { return None };
     Some(KillRunnersResponse { runners: shown(state, runners) })
+}
+
+fn declared_dead(state: &State, reply: &Reply) -> Option<DeclareRunnerDeadResponse> {
+    let Reply::Stopping { runners } = reply else { return None };
+    Some(DeclareRunnerDeadResponse { runner: shown(state, runners).pop() })
 }
 
 fn restarted(state: &State, reply: &Reply) -> Option<RestartRunnerResponse> {
@@ -130,6 +136,16 @@ impl RunnerService for Api {
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         self.mutate(&who, &request_id, Ok(command::restart(request)), restarted).await
+    }
+
+    async fn declare_runner_dead(
+        &self,
+        request: Request<DeclareRunnerDeadRequest>,
+    ) -> Result<Response<DeclareRunnerDeadResponse>, Status> {
+        let who = auth::require::<Administer>(request.extensions())?;
+        let DeclareRunnerDeadRequest { request_id, runner } = request.into_inner();
+        let command = Command::DeclareRunnerDead(DeclareRunnerDead { runner });
+        self.mutate(&who, &request_id, Ok(command), declared_dead).await
     }
 }
 

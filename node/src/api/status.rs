@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use stratavore_model::{Code as Reason, Rejected};
-use stratavore_raft::{EventError, ProposeError, ReadError};
+use stratavore_raft::{EventError, ProposeError, ReadError, TransferError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -25,6 +25,8 @@ pub(crate) enum ApiError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Events(#[from] EventError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// The caller is known but may not do this.
     #[error("{0}")]
     Denied(String),
@@ -98,6 +100,7 @@ fn refusal(error: ApiError) -> Refusal {
         ApiError::Read(ReadError::Stopped(_)) => {
             Refusal::new(Code::Unavailable, "node_stopped", text, ANOTHER_NODE)
         }
+        ApiError::Transfer(error) => from_transfer(&error, text),
         ApiError::Events(EventError::Trimmed { .. }) => {
             Refusal::new(Code::OutOfRange, "events_trimmed", text, "subscribe without --since")
         }
@@ -141,12 +144,33 @@ fn from_propose(error: &ProposeError, text: String) -> Refusal {
     match error {
         ProposeError::NotLeader { .. } => Refusal::new(Code::Unavailable, "not_leader", text, ANOTHER_NODE),
         ProposeError::Unknown(_) => Refusal::new(Code::Unavailable, "outcome_unknown", text, LOOK_UP),
+        ProposeError::Refused(_) => {
+            Refusal::new(Code::FailedPrecondition, "node_version", text, "upgrade all nodes to one version")
+        }
         ProposeError::Stopped(_) => Refusal::new(Code::Unavailable, "node_stopped", text, ANOTHER_NODE),
         ProposeError::TooLarge { .. } => Refusal::new(
             Code::InvalidArgument,
             "bad_argument",
             text,
             "shorten the command or its environment",
+        ),
+    }
+}
+
+fn from_transfer(error: &TransferError, text: String) -> Refusal {
+    match error {
+        TransferError::NotLeader { .. } => Refusal::new(Code::Unavailable, "not_leader", text, ANOTHER_NODE),
+        TransferError::Refused(_) => Refusal::new(
+            Code::FailedPrecondition,
+            "no_successor",
+            text,
+            "look at `stratavore cluster status`: another voter must be reachable and up to date",
+        ),
+        TransferError::Failed(_) => Refusal::new(
+            Code::DeadlineExceeded,
+            "outcome_unknown",
+            text,
+            "look at `stratavore cluster status` who leads now",
         ),
     }
 }
@@ -172,7 +196,9 @@ const fn code_of(reason: Reason) -> Code {
         Reason::ProjectExists | Reason::NameTaken | Reason::IdTaken | Reason::AlreadyInitialized => {
             Code::AlreadyExists
         }
-        Reason::BadName | Reason::BadArgument | Reason::NotSupportedYet => Code::InvalidArgument,
+        Reason::BadName | Reason::BadArgument | Reason::NotSupportedYet | Reason::LoopbackAddress => {
+            Code::InvalidArgument
+        }
         Reason::QuotaReached | Reason::NoCapacity | Reason::NoHost | Reason::TooMany => {
             Code::ResourceExhausted
         }
@@ -195,7 +221,15 @@ const fn code_of(reason: Reason) -> Code {
         | Reason::DuplicateHost
         | Reason::NotInitialized
         | Reason::OlderIncarnation
-        | Reason::RequestIdExpired => Code::FailedPrecondition,
+        | Reason::RequestIdExpired
+        | Reason::LeaseUnbounded
+        | Reason::NotCoverable
+        | Reason::CoveredAlive
+        | Reason::HostReachable
+        | Reason::LastNode
+        | Reason::VersionTooOld
+        | Reason::VersionNotSupported
+        | Reason::NotFinalized => Code::FailedPrecondition,
         Reason::RequestIdConflict | Reason::StaleTerm => Code::Aborted,
         Reason::HostDisconnected => Code::Unavailable,
         Reason::InternalError => Code::Internal,

@@ -31,6 +31,8 @@ pub(crate) fn to_proto(
         features: record.features.clone(),
         joined_at_unix_ms: id::millis(record.joined_at),
         agent_version: record.agent_version.clone(),
+        lease: record.lease.bound.as_str().to_owned(),
+        draining: record.draining,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runners: what was asked for, what is known, and what a host needs to start one.
 
-use stratavore_model::query::RunnerFilter;
+use stratavore_model::query::{self, RunnerFilter};
 use stratavore_model::runner::{
     Exit, OnDisconnect, RestartPolicy, RunnerRecord, RunnerSpec, RunnerState, ShownState,
 };
@@ -33,6 +33,20 @@ pub(crate) fn to_proto(record: &RunnerRecord, state: &State) -> v1::Runner {
         state_under_lost: if shown == ShownState::Lost { stored_state(record.state) as i32 } else { 0 },
         fence_weak: record.fence == stratavore_model::host::Fence::Weak,
         fence: record.fence.as_str().to_owned(),
+        on_disconnect: on_disconnect(policy(record, state)) as i32,
+        hold_ms: query::hold_ms(state, record),
+    }
+}
+
+/// What holds: of one that is placed what its host can do, before that what was asked for.
+fn policy(record: &RunnerRecord, state: &State) -> OnDisconnect {
+    if record.host.is_some() { query::effective_policy(state, record) } else { record.spec.on_disconnect }
+}
+
+const fn on_disconnect(policy: OnDisconnect) -> v1::OnDisconnect {
+    match policy {
+        OnDisconnect::Keep => v1::OnDisconnect::Keep,
+        OnDisconnect::Stop => v1::OnDisconnect::Stop,
     }
 }
 
@@ -97,10 +111,7 @@ fn spec_to_proto(spec: &RunnerSpec) -> v1::RunnerSpec {
         memory_bytes: spec.memory_bytes,
         labels: spec.labels.clone(),
         host: spec.host.clone(),
-        on_disconnect: match spec.on_disconnect {
-            OnDisconnect::Keep => v1::OnDisconnect::Keep,
-            OnDisconnect::Stop => v1::OnDisconnect::Stop,
-        } as i32,
+        on_disconnect: on_disconnect(spec.on_disconnect) as i32,
         hold_ms: spec.hold_ms,
         restart: match spec.restart {
             RestartPolicy::Never => v1::RestartPolicy::Never,
@@ -172,6 +183,8 @@ pub(crate) fn start(record: &RunnerRecord, host_epoch: Epoch) -> v1::RunnerStart
         project: record.project.to_string(),
         name: record.name.to_string(),
         host_epoch: Some(id::epoch(host_epoch)),
+        keep: record.on_disconnect == OnDisconnect::Keep,
+        hold_ms: record.hold_ms,
     }
 }
 
