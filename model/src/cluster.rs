@@ -31,6 +31,8 @@ pub struct Maintenance {
     /// State time. It only stops wide grants; what was granted is honoured until the hosts prove it gone (P4).
     pub until: Millis,
     pub hold_ms: u64,
+    /// The entry that asked for it: what was decided before that says nothing about it.
+    pub at: u64,
 }
 
 /// A private key that never shows up in a log line and leaves memory zeroed.
@@ -84,6 +86,14 @@ pub struct ClusterRecord {
     pub raised_at_index: u64,
     /// The newest, over or not.
     pub maintenance: Option<Maintenance>,
+}
+
+impl Maintenance {
+    /// Ended at `now` at the latest.
+    #[must_use]
+    pub fn over(self, now: Millis) -> Self {
+        Self { until: self.until.min(now), ..self }
+    }
 }
 
 impl ClusterRecord {

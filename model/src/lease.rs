@@ -123,6 +123,8 @@ pub struct GrantTerms {
     pub widen_ms: u64,
     /// The grant may lower deadlines, and once a renewal says that every shim holds its own, `LeaseBounded` is due.
     pub lower: bool,
+    /// The entry of the newest maintenance, 0 = none: `LeaseBounded` repeats it.
+    pub maintenance: u64,
 }
 
 /// The terms of the host's lease; none for a host that holds no host epoch.
@@ -130,10 +132,12 @@ pub struct GrantTerms {
 pub fn grant_terms(state: &State, host: HostId) -> Option<GrantTerms> {
     let host = state.host(host).filter(|host| host.state != HostState::Removed)?;
     let HostLease { ttl_ms, bound, widened_ms } = host.lease;
-    let widen_ms = state.cluster().map_or(0, |cluster| cluster.widening(state.now()));
+    // Never wider than the row remembers: that is what a fence will honour.
+    let widen_ms = state.cluster().map_or(0, |cluster| cluster.widening(state.now())).min(widened_ms);
+    let maintenance = state.cluster().and_then(|cluster| cluster.maintenance).map_or(0, |m| m.at);
     let over = widened_ms > 0 && widen_ms == 0;
     let lower = bound == LeaseBound::Bounding || (bound == LeaseBound::Bounded && over);
-    Some(GrantTerms { host_epoch: host.host_epoch?, ttl_ms, bound, widen_ms, lower })
+    Some(GrantTerms { host_epoch: host.host_epoch?, ttl_ms, bound, widen_ms, lower, maintenance })
 }
 
 /// P13: the lease of the only host is unbounded, and it has to be bounded again when it is no longer alone. Call after

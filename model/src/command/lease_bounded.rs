@@ -13,6 +13,8 @@ use crate::tx::Tx;
 pub struct LeaseBounded {
     pub host: HostId,
     pub host_epoch: Epoch,
+    /// [`crate::query::GrantTerms::maintenance`] when the grant was decided that the renewal answers.
+    pub maintenance: u64,
 }
 
 impl LeaseBounded {
@@ -21,6 +23,12 @@ impl LeaseBounded {
         if host.lease.bound == LeaseBound::Unbounded {
             let message = format!("host {} is the only one, its lease is unbounded", host.name);
             return Err(Rejected::new(Code::LeaseUnbounded, message, "let a second host join first"));
+        }
+        let newest = tx.state().cluster().and_then(|cluster| cluster.maintenance).map_or(0, |m| m.at);
+        if newest != self.maintenance {
+            let message =
+                format!("maintenance was set in entry {newest}, after host {} had narrowed", host.name);
+            return Err(Rejected::new(Code::Fenced, message, "the leader looks again by itself"));
         }
         // While maintenance is on, wide grants go out: they are honoured to its end.
         let widened_ms = tx.state().cluster().map_or(0, |cluster| cluster.widening(tx.now()));
@@ -106,7 +114,7 @@ mod tests {
         let (a, _) = lab.two_hosts(4);
         let host_epoch = lab.state.host(a).unwrap().host_epoch.unwrap();
         lab.connect(a, "boot-a2", 2, vec![]);
-        let old = Command::LeaseBounded(LeaseBounded { host: a, host_epoch });
+        let old = Command::LeaseBounded(LeaseBounded { host: a, host_epoch, maintenance: 0 });
         assert_eq!(lab.system(old).unwrap_err().code, Code::Fenced);
     }
 }

@@ -3,11 +3,12 @@
 use serde::Serialize;
 
 use super::raise_incarnation::void_unused_tokens;
-use crate::cluster::ClockRecord;
+use crate::cluster::{ClockRecord, ClusterRecord};
 use crate::command::{Success, Verdict};
 use crate::dedup::WINDOW_MS;
 use crate::event::EventKind;
 use crate::reply::{Rejected, Reply};
+use crate::row::Row;
 use crate::time::Millis;
 use crate::tx::Tx;
 
@@ -31,10 +32,20 @@ impl ResetClock {
             // Otherwise every fresh request id would count as forgotten.
             dedup_floor: clock.dedup_floor.min(self.to.minus(WINDOW_MS)),
         });
+        end_maintenance(tx, self.to);
         tx.event(EventKind::SystemAlert, &reason);
         void_unused_tokens(tx);
         Ok(Success::done(Reply::Done))
     }
+}
+
+/// P4: what was over must not come back with the time that it was to end at.
+fn end_maintenance(tx: &mut Tx<'_>, now: Millis) {
+    let Some(cluster) = tx.state().cluster().filter(|cluster| cluster.maintenance.is_some()).cloned() else {
+        return;
+    };
+    let maintenance = cluster.maintenance.map(|maintenance| maintenance.over(now));
+    tx.put(Row::Cluster(Box::new(ClusterRecord { maintenance, ..cluster })));
 }
 
 #[cfg(test)]

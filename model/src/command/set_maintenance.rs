@@ -29,8 +29,8 @@ impl SetMaintenance {
         }
         let now = tx.now();
         let maintenance = match self.for_ms {
-            0 => cluster.maintenance.map(|present| Maintenance { until: present.until.min(now), ..present }),
-            hold_ms => Some(Maintenance { until: now.plus(hold_ms), hold_ms }),
+            0 => cluster.maintenance.map(|present| present.over(now)),
+            hold_ms => Some(Maintenance { until: now.plus(hold_ms), hold_ms, at: tx.position.index }),
         };
         tx.event(EventKind::ClusterMaintenance, &format!("for {} ms", self.for_ms));
         tx.put(Row::Cluster(Box::new(ClusterRecord { maintenance, ..cluster })));
@@ -54,6 +54,7 @@ fn widen_all(tx: &mut Tx<'_>, widen_ms: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Command;
     use crate::OnDisconnect::{Keep, Stop};
     use crate::lab::{HOLD_WAITED, LEASE_WAITED, Lab};
     use crate::query::{coverable, grant_terms};
@@ -100,6 +101,38 @@ mod tests {
         lab.maintenance(0).unwrap();
         assert_eq!(grant_terms(&lab.state, a).unwrap().widen_ms, 0);
         assert!(grant_terms(&lab.state, a).unwrap().lower);
+    }
+
+    #[test]
+    fn p4_a_clock_that_is_set_back_does_not_bring_maintenance_back() {
+        let mut lab = Lab::new();
+        let (a, _) = lab.two_hosts(4);
+        lab.maintenance(20 * MINUTE).unwrap();
+        let right = lab.now;
+        lab.pass(21 * MINUTE);
+        lab.cordon("b", true).unwrap();
+        lab.lease_bounded(a).unwrap();
+        lab.user(Command::ResetClock(crate::command::ResetClock { to: right })).unwrap();
+        let terms = grant_terms(&lab.state, a).unwrap();
+        assert_eq!((terms.widen_ms, terms.lower), (0, false));
+        lab.now = right;
+        let b = lab.state.host_named(&"b".parse().unwrap()).unwrap().id;
+        assert_eq!(grant_terms(&lab.state, b).unwrap().widen_ms, 0, "not even where it may still be held");
+    }
+
+    #[test]
+    fn p4_a_proof_from_before_maintenance_narrows_nothing_whatever_the_clock_says() {
+        let mut lab = Lab::new();
+        let (a, _) = lab.two_hosts(4);
+        let host_epoch = lab.state.host(a).unwrap().host_epoch.unwrap();
+        lab.maintenance(MINUTE).unwrap();
+        lab.pass(10 * MINUTE);
+        let before =
+            Command::LeaseBounded(crate::command::LeaseBounded { host: a, host_epoch, maintenance: 0 });
+        assert_eq!(lab.system(before).unwrap_err().code, Code::Fenced);
+        assert_eq!(lab.state.host(a).unwrap().lease.widened_ms, MINUTE);
+        lab.lease_bounded(a).unwrap();
+        assert_eq!(lab.state.host(a).unwrap().lease.widened_ms, 0);
     }
 
     #[test]

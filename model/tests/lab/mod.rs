@@ -394,7 +394,8 @@ impl Lab {
 
     pub(crate) fn lease_bounded(&mut self, host: HostId) -> Result<Reply, Rejected> {
         let host_epoch = self.state.host(host).unwrap().host_epoch.unwrap();
-        self.system(Command::LeaseBounded(LeaseBounded { host, host_epoch }))
+        let maintenance = self.state.cluster().unwrap().maintenance.map_or(0, |newest| newest.at);
+        self.system(Command::LeaseBounded(LeaseBounded { host, host_epoch, maintenance }))
     }
 
     pub(crate) fn maintenance(&mut self, for_ms: u64) -> Result<Reply, Rejected> {

@@ -172,11 +172,11 @@ impl Stored for model::Maintenance {
     type Pb = pb::Maintenance;
 
     fn store(&self) -> pb::Maintenance {
-        pb::Maintenance { until_ms: self.until.0, hold_ms: self.hold_ms }
+        pb::Maintenance { until_ms: self.until.0, hold_ms: self.hold_ms, at_index: self.at }
     }
 
     fn load(stored: pb::Maintenance) -> Result<Self, RecordError> {
-        Ok(Self { until: model::Millis(stored.until_ms), hold_ms: stored.hold_ms })
+        Ok(Self { until: model::Millis(stored.until_ms), hold_ms: stored.hold_ms, at: stored.at_index })
     }
 }
 

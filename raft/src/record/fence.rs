@@ -93,13 +93,18 @@ impl Stored for LeaseBounded {
     type Pb = pb::LeaseBounded;
 
     fn store(&self) -> pb::LeaseBounded {
-        pb::LeaseBounded { host: self.host.to_string(), host_epoch: Some(self.host_epoch.store()) }
+        pb::LeaseBounded {
+            host: self.host.to_string(),
+            host_epoch: Some(self.host_epoch.store()),
+            maintenance_index: self.maintenance,
+        }
     }
 
     fn load(stored: pb::LeaseBounded) -> Result<Self, RecordError> {
         Ok(Self {
             host: text("host id", &stored.host)?,
             host_epoch: required("host epoch", stored.host_epoch)?,
+            maintenance: stored.maintenance_index,
         })
     }
 }

@@ -201,7 +201,7 @@ fn fence_commands() -> Vec<Command> {
             waited_ms: 5,
             runners: runners.clone(),
         }),
-        Command::LeaseBounded(LeaseBounded { host: host(), host_epoch: EPOCH }),
+        Command::LeaseBounded(LeaseBounded { host: host(), host_epoch: EPOCH, maintenance: 8 }),
         Command::ConfirmReboot(ConfirmReboot { host: host(), host_epoch: later, waited_ms: 6, runners }),
         Command::ForgoList(ForgoList { host: host(), waited_ms: 7 }),
         Command::DeclareRunnerDead(DeclareRunnerDead { runner: "r".into() }),
@@ -338,7 +338,7 @@ fn small_rows() -> Vec<Row> {
             version: 3,
             next_node: NodeId(4),
             raised_at_index: 5,
-            maintenance: Some(model::Maintenance { until: Millis(6), hold_ms: 7 }),
+            maintenance: Some(model::Maintenance { until: Millis(6), hold_ms: 7, at: 8 }),
         })),
         Row::Clock(model::ClockRecord { now: Millis(1), age: Millis(2), dedup_floor: Millis(3) }),
         Row::Node(model::NodeRecord {
