@@ -24,7 +24,10 @@ pub(crate) fn failure(error: &OpenError) -> Failure {
         OpenError::Locked { .. } | OpenError::Foreign { .. } | OpenError::AlreadyInitialized { .. } => {
             Failure::new(Code::Conflict, message, "give each node its own --data-dir")
         }
-        OpenError::UnknownFormat { .. } | OpenError::NotInitialized { .. } | OpenError::Timings(_) => {
+        OpenError::UnknownFormat { .. }
+        | OpenError::NewerCluster { .. }
+        | OpenError::NotInitialized { .. }
+        | OpenError::Timings(_) => {
             Failure::new(Code::Usage, message, "")
         }
         OpenError::Core(_) => Failure::new(Code::Fatal, message, "start it again; report it if it stays"),

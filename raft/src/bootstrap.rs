@@ -107,7 +107,7 @@ pub(crate) fn create_log(layout: &Layout, identity: &Identity) -> Result<rocksdb
     Ok(log)
 }
 
-fn remove_all(layout: &Layout) {
+pub(crate) fn remove_all(layout: &Layout) {
     let results = [
         fs::remove_dir_all(layout.log()),
         fs::remove_dir_all(layout.state()),

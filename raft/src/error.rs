@@ -29,6 +29,13 @@ pub enum OpenError {
         dir.display()
     )]
     UnknownFormat { dir: PathBuf, found: u32, known: u32 },
+    /// The cluster was finalized to a version that this program does not know (P22).
+    #[error(
+        "{} is of a cluster with version {found}, this program knows up to {known}: after `cluster finalize` there \
+         is no way back; run the newer version",
+        dir.display()
+    )]
+    NewerCluster { dir: PathBuf, found: u32, known: u32 },
     /// There is no cluster in the directory yet.
     #[error("{} holds no cluster; run `stratavored init` or `stratavored join` first", dir.display())]
     NotInitialized { dir: PathBuf },
@@ -65,6 +72,9 @@ pub enum ProposeError {
     /// The node is stopping or its storage failed; nothing more will be accepted.
     #[error("this node has stopped: {0}")]
     Stopped(String),
+    /// The leader cannot take the entry; nothing was written, and trying again does not help.
+    #[error("{0}")]
+    Refused(String),
     /// Above [`crate::ENTRY_BYTES_MAX`] (P23); nothing was written.
     #[error("the command has {bytes} bytes, at most {max} are allowed")]
     TooLarge { bytes: usize, max: usize },
@@ -82,6 +92,69 @@ pub enum ReadError {
     /// The node is stopping or its storage failed.
     #[error("this node has stopped: {0}")]
     Stopped(String),
+}
+
+/// Why leadership was not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// Ask the leader.
+    #[error("this node does not lead{}", leader.map_or_else(String::new, |id| format!("; node {id} does")))]
+    NotLeader { leader: Option<NodeId> },
+    /// Nothing was changed: nobody can take over.
+    #[error("leadership was not handed over: {0}")]
+    Refused(String),
+    /// It was given away and nobody was seen to take it.
+    #[error("the hand-over failed: {0}")]
+    Failed(String),
+}
+
+/// Why a backup was not made or not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The state could not be confirmed as current.
+    #[error("no backup was made: {0}")]
+    Read(#[from] ReadError),
+    /// The file is no backup, or not a whole one; or the state to back up is damaged.
+    #[error("{} cannot be used: {detail}", path.display())]
+    Damaged { path: PathBuf, detail: String },
+    /// A newer program made it (P22).
+    #[error("{} was made by a newer version; use that one to restore it", path.display())]
+    Newer { path: PathBuf },
+    /// It is of another cluster.
+    #[error("{} is a backup of cluster {found}, not of {expected}", path.display())]
+    OtherCluster { path: PathBuf, expected: String, found: String },
+    /// The data directory was refused, or the restored node did not start.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The disk or the operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl BackupError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// Why state was not checked or rebuilt; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// The peer is unknown, unreachable, or its state is damaged too: take another one.
+    #[error("{0}")]
+    Peer(String),
+    /// This node does not get as far as the peer was: it is cut off.
+    #[error(
+        "this node does not reach entry {at}, where the peer's state is; look at its connection to the leader"
+    )]
+    Behind { at: u64 },
+    /// The node is stopping.
+    #[error("this node has stopped: {0}")]
+    Stopped(String),
+    /// The disk refused, or the log behind the peer's state is gone.
+    #[error("the state was not rebuilt: {0}")]
+    Storage(#[from] io::Error),
 }
 
 /// Why stored events could not be read.

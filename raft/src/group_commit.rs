@@ -14,6 +14,7 @@ use crate::db::to_io;
 use crate::fatal::Fatal;
 use crate::mark::{MarkKeeper, Step};
 use crate::metrics::Counters;
+use crate::sync_point;
 use crate::types::TypeConfig;
 
 /// Writes waiting for a sync. openraft batches proposals below this; a full queue makes the core wait for
@@ -105,10 +106,12 @@ impl Worker {
     fn sync(&mut self, batch: &mut Vec<Job>) {
         if self.failed.is_none() {
             let started = Instant::now();
+            sync_point::reached();
             if let Err(error) = self.db.flush_wal(true).map_err(to_io) {
                 self.fatal.storage("syncing the log", &error);
                 self.failed = Some((error.kind(), error.to_string()));
             }
+            sync_point::reached();
             self.counters.sync.observe(started.elapsed());
             Counters::add(&self.counters.synced_jobs, batch.len() as u64);
         }

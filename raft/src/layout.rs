@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::sync_point;
+
 /// Paths below one data directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -59,7 +61,10 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     temporary.push(".tmp");
     let mut file = File::create(&temporary)?;
     io::Write::write_all(&mut file, content)?;
+    sync_point::reached();
     file.sync_all()?;
+    sync_point::reached();
     fs::rename(&temporary, path)?;
+    sync_point::reached();
     sync_dir(parent)
 }

@@ -4,15 +4,21 @@
 //! thread, replicated, and applied: the model decides what changes, one RocksDB batch records it with the
 //! events and the position, and the answer goes back. State is read from memory.
 
+mod backup;
 mod bootstrap;
 mod codec;
+mod core;
 mod db;
+mod digests;
 mod error;
 mod events;
 mod fatal;
+mod forward;
 mod group_commit;
 mod handle;
 mod layout;
+mod leadership;
+mod linearize;
 mod log_bound;
 mod log_store;
 mod log_tail;
@@ -21,35 +27,57 @@ mod membership;
 mod metrics;
 mod network;
 mod open;
+mod propose;
+mod rebuild;
 mod record;
 mod recover;
+mod replies;
 mod reserve;
+mod restore;
 mod snapshot;
 mod snapshot_stream;
 mod state_db;
 mod state_machine;
 mod state_store;
+mod sync_point;
 mod timings;
 mod types;
 
 #[cfg(test)]
+mod altered_rows;
+#[cfg(test)]
+mod any_node;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod crash_points;
+#[cfg(test)]
+mod hand_over;
+#[cfg(test)]
 mod log_properties;
+#[cfg(test)]
+mod raft_port;
 #[cfg(test)]
 mod reopen;
 #[cfg(test)]
 mod three_nodes;
 
+pub use backup::BackupHeader;
 pub use bootstrap::{BootstrapParams, bootstrap, prepare_learner};
-pub use error::{EventError, MembershipError, OpenError, ProposeError, ReadError};
+pub use core::Stamp;
+pub use digests::DigestReport;
+pub use error::{
+    BackupError, EventError, MembershipError, OpenError, ProposeError, ReadError, RebuildError, TransferError,
+};
 pub use events::EVENTS_READ_MAX;
 pub use handle::{Applied, ENTRY_BYTES_MAX, Handle, Leadership};
-pub use membership::{MemberInfo, MembershipView};
+pub use linearize::FRESH;
+pub use membership::{MemberInfo, MemberProgress, MembershipView};
 pub use metrics::{LATENCY_BUCKETS_US, LatencySnapshot, RaftMetrics, Role};
 pub use network::server::RaftServer;
 pub use network::{Connector, Peer, Transport};
 pub use open::{OpenParams, open};
 pub use recover::{RecoverParams, Recovered, recover_accept_loss};
+pub use restore::{RestoreParams, Restored, read_backup_header, restore_from_file};
 pub use state_store::AppliedBatch;
 pub use timings::RaftTimings;

@@ -19,6 +19,7 @@ use crate::log_tail::Tail;
 use crate::mark::{MarkKeeper, MarkThread, Step};
 use crate::metrics::Counters;
 use crate::record::position::{decode, entry_from_pb, entry_to_pb, log_id_to_pb, vote_to_pb};
+use crate::sync_point;
 use crate::types::{LogEntry, LogId, TypeConfig, Vote};
 
 /// One read for replication stays below tonic's 4 MiB message with room for the envelope.
@@ -121,7 +122,14 @@ impl LogStore {
 
     /// Writes a batch without sync; any failure ends the node.
     fn write(&self, doing: &str, batch: WriteBatch) -> io::Result<()> {
-        self.inner.db.write(batch).map_err(to_io).inspect_err(|error| self.inner.fatal.storage(doing, error))
+        sync_point::reached();
+        self.inner
+            .db
+            .write(batch)
+            .map_err(to_io)
+            .inspect_err(|error| self.inner.fatal.storage(doing, error))?;
+        sync_point::reached();
+        Ok(())
     }
 
     fn put_cell(&self, doing: &str, cell: Cell, body: &[u8]) -> io::Result<()> {
@@ -174,6 +182,17 @@ impl LogStore {
         let tail = self.tail();
         let (first, next) = tail.bounds();
         (start.max(first), end.min(next))
+    }
+
+    /// At least one entry of `[start, end)`, in order; an error when the log does not have all of them.
+    pub(crate) fn entries(&self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
+        if self.clip(start, end) != (start, end) {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the log does not have all entries from {start} to {end}"),
+            ));
+        }
+        self.read(start, end, READ_BYTES_MAX)
     }
 
     /// The checksum of a stored entry, which the next one's chain repeats.

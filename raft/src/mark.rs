@@ -16,6 +16,7 @@ use stratavore_proto::raft as pb;
 
 use crate::codec;
 use crate::record::position::{decode, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb};
+use crate::sync_point;
 use crate::types::{LogId, Vote};
 
 /// One slot; a page, so that two slots share no sector.
@@ -109,8 +110,11 @@ impl MarkFile {
         slot[..8].copy_from_slice(&sequence.to_le_bytes());
         slot[8..12].copy_from_slice(&(u32::try_from(sealed.len()).unwrap_or(0)).to_le_bytes());
         slot[12..end].copy_from_slice(&sealed);
+        sync_point::reached();
         self.file.write_all_at(&slot, (sequence % 2) * SLOT_BYTES as u64)?;
+        sync_point::reached();
         self.file.sync_data()?;
+        sync_point::reached();
         self.sequence = sequence;
         self.written = mark;
         Ok(())

@@ -7,9 +7,11 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::{ChangeMembershipRequest, Precondition};
 use stratavore_model::NodeId;
+use tokio::sync::watch;
 
 use crate::error::MembershipError;
 use crate::handle::Handle;
+use crate::leadership::CAUGHT_UP_LAG;
 use crate::types::{LogId, Member, StoredMembership, TypeConfig};
 
 /// A member as the configuration has it.
@@ -27,6 +29,17 @@ pub struct MembershipView {
     /// A change is under way.
     pub joint: bool,
     version: Option<LogId>,
+}
+
+/// How far a member's log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberProgress {
+    pub node: NodeId,
+    pub voter: bool,
+    /// Its log is known to agree with the leader's up to here; 0 when nothing is known.
+    pub matched: u64,
+    /// Entries of the leader's log behind that.
+    pub lag: u64,
 }
 
 impl MembershipView {
@@ -72,6 +85,33 @@ impl Handle {
         self.change(seen, ChangeMembers::AddNodes(nodes)).await
     }
 
+    /// Tells all members where `node`, which is one of them, is reached from now on (P21).
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn set_address(
+        &self,
+        seen: &MembershipView,
+        node: NodeId,
+        raft_address: String,
+    ) -> Result<(), MembershipError> {
+        let nodes = BTreeMap::from([(node.0, Member { raft_address })]);
+        self.change(seen, ChangeMembers::SetNodes(nodes)).await
+    }
+
+    /// As [`Self::set_voters`], but members left out stay as learners: who votes is one question, who leaves another.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn set_votes(
+        &self,
+        seen: &MembershipView,
+        voters: impl IntoIterator<Item = NodeId>,
+    ) -> Result<(), MembershipError> {
+        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
+        self.change_keeping(seen, ChangeMembers::ReplaceAllVoters(voters), true).await
+    }
+
     /// Gives the vote to exactly these members, in one joint change: learners are promoted in pairs and a
     /// dead voter is exchanged for a learner this way (P21). Members left out lose their vote and leave.
     ///
@@ -94,14 +134,102 @@ impl Handle {
         self.change(seen, ChangeMembers::RemoveNodes(BTreeSet::from([node.0]))).await
     }
 
+    /// Exchanges a dead voter for a learner, in one joint change (P21). The dead one leaves; its id is never used
+    /// again.
+    ///
+    /// # Errors
+    /// See [`MembershipError`]; a conflict also when `dead` has no vote or `learner` is no caught-up learner.
+    pub async fn replace_voter(
+        &self,
+        seen: &MembershipView,
+        dead: NodeId,
+        learner: NodeId,
+    ) -> Result<(), MembershipError> {
+        let is = |node: NodeId, voter: bool| seen.members.iter().any(|m| m.node == node && m.voter == voter);
+        if !is(dead, true) {
+            return Err(MembershipError::Conflict(format!("node {dead} is not a voter")));
+        }
+        if !is(learner, false) {
+            return Err(MembershipError::Conflict(format!("node {learner} is not a learner")));
+        }
+        if !self.is_caught_up(learner) {
+            return Err(MembershipError::Conflict(format!("node {learner} has not caught up yet")));
+        }
+        let voters = seen.voters().filter(|voter| *voter != dead).chain([learner]);
+        self.set_voters(seen, voters).await
+    }
+
+    /// Takes a node out, with or without a vote. Its id is never used again.
+    ///
+    /// # Errors
+    /// See [`MembershipError`]; the last voter cannot leave.
+    pub async fn remove_member(&self, seen: &MembershipView, node: NodeId) -> Result<(), MembershipError> {
+        let Some(member) = seen.members.iter().find(|member| member.node == node) else {
+            return Err(MembershipError::Conflict(format!("node {node} is not a member")));
+        };
+        if !member.voter {
+            return self.remove_learner(seen, node).await;
+        }
+        self.set_voters(seen, seen.voters().filter(|voter| *voter != node)).await
+    }
+
+    /// How far the members' logs are, as this leader knows it; empty on other nodes.
+    #[must_use]
+    pub fn progress(&self) -> Vec<MemberProgress> {
+        let core = self.core();
+        if !core.now().me {
+            return Vec::new();
+        }
+        let (last, matched) = (core.last_log(), core.matched());
+        let progress = |member: MemberInfo| {
+            let own = (member.node == core.id()).then_some(last);
+            let matched = own.or_else(|| matched.get(&member.node.0).copied()).unwrap_or(0);
+            let lag = last.saturating_sub(matched);
+            MemberProgress { node: member.node, voter: member.voter, matched, lag }
+        };
+        self.membership().members.into_iter().map(progress).collect()
+    }
+
+    /// Whether a member's log is so close to this leader's that it may get a vote (P21).
+    #[must_use]
+    pub fn is_caught_up(&self, node: NodeId) -> bool {
+        let caught_up = |progress: &MemberProgress| progress.matched > 0 && progress.lag <= CAUGHT_UP_LAG;
+        // One that has never answered may not even run.
+        self.progress().iter().any(|progress| progress.node == node && caught_up(progress))
+    }
+
+    /// Turns true when this node is out of the cluster for good: the program must say so and exit. Its id is never
+    /// used again, so it may only come back as a new node with an empty directory.
+    #[must_use]
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.shared.removed.subscribe()
+    }
+
+    /// Where a member is, by the newest configuration.
+    pub(crate) fn member(&self, node: NodeId) -> Option<Member> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&node.0).cloned()
+    }
+
     async fn change(
         &self,
         seen: &MembershipView,
         change: ChangeMembers<u64, Member>,
     ) -> Result<(), MembershipError> {
+        self.change_keeping(seen, change, false).await
+    }
+
+    /// `keep`: voters that lose their vote stay as learners.
+    async fn change_keeping(
+        &self,
+        seen: &MembershipView,
+        change: ChangeMembers<u64, Member>,
+        keep: bool,
+    ) -> Result<(), MembershipError> {
         let precondition = Precondition::LastMembershipLogId { last_membership_log_id: seen.version };
         let request =
-            ChangeMembershipRequest::<TypeConfig>::new(change, false).with_preconditions([precondition]);
+            ChangeMembershipRequest::<TypeConfig>::new(change, keep).with_preconditions([precondition]);
         match self.raft().change_membership_with_payload(request).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

@@ -84,11 +84,13 @@ pub(crate) async fn start(
     let config = timings.config(identity.cluster_id.as_str())?;
     let network = Network::new(identity.cluster_id, connector);
     let machine = StateMachine::new(stores.state.clone());
-    let raft = openraft::Raft::new(identity.node_id.0, config, network, stores.log.clone(), machine)
+    let raft = openraft::Raft::new(identity.node_id.0, config, network.clone(), stores.log.clone(), machine)
         .await
         .map_err(|error| OpenError::Core(error.to_string()))?;
-    let server = RaftServer::new(raft.clone(), &stores.state);
-    let handle = Handle::start(raft, stores);
+    let state = stores.state.clone();
+    let handle = Handle::start(raft, stores, network, timings);
+    let server = RaftServer::new(handle.core().clone(), &state);
+    drop(state);
     handle.elect_if_single().await?;
     Ok((handle, server))
 }
@@ -110,6 +112,7 @@ pub(crate) fn open_stores(layout: &Layout, identity: Identity) -> Result<Stores,
     let counters = Arc::new(Counters::default());
     let state =
         StateStore::open(layout.clone(), identity, stratavore_model::apply, counters.clone(), fatal.clone())?;
+    check_version(layout, &state)?;
     let file = open_mark(layout)?;
     check_mark(layout, &tail, &state, file.written())?;
     if let Err(error) = reserve::ensure(&layout.reserve()) {
@@ -117,6 +120,16 @@ pub(crate) fn open_stores(layout: &Layout, identity: Identity) -> Result<Stores,
         tracing::warn!(%error, "the reserve file could not be made; free disk space");
     }
     assemble(log, tail, file, state, counters, fatal)
+}
+
+/// P22: what entries mean was raised beyond this program; applying them would make nodes differ.
+fn check_version(layout: &Layout, state: &StateStore) -> Result<(), OpenError> {
+    let known = stratavore_model::COMMAND_VERSION;
+    let found = state.image().state.cluster().map_or(0, |cluster| cluster.version);
+    if found > known {
+        return Err(OpenError::NewerCluster { dir: layout.root().to_path_buf(), found, known });
+    }
+    Ok(())
 }
 
 /// Puts checked parts together and starts their threads.

@@ -61,7 +61,7 @@ impl Node {
     }
 }
 
-fn blanks(term: u64, indexes: std::ops::Range<u64>) -> Vec<LogEntry> {
+pub(crate) fn blanks(term: u64, indexes: std::ops::Range<u64>) -> Vec<LogEntry> {
     indexes.map(|index| LogEntry::new_blank(log_id(term, index))).collect()
 }
 
@@ -238,11 +238,13 @@ fn init() -> model::Command {
         node_version: String::new(),
         admin: "admin".parse().unwrap(),
         admin_spki: [2; 32],
+        version: model::COMMAND_VERSION,
+        node_max_version: model::COMMAND_VERSION,
     }))
 }
 
 /// Membership at 0, a cluster at 1, projects up to `last`.
-fn history(last: u64) -> Vec<LogEntry> {
+pub(crate) fn history(last: u64) -> Vec<LogEntry> {
     let members = Membership::new(
         vec![[1].into()],
         [(1, Member::default())].into_iter().collect::<std::collections::BTreeMap<_, _>>(),

@@ -4,16 +4,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rocksdb::WriteBatch;
 use rocksdb::checkpoint::Checkpoint;
 
 use crate::db::to_io;
 use crate::layout::{Layout, replace_file, sync_dir};
-use crate::state_db::{StateDb, position_name, put_identity, put_membership};
+use crate::state_db::{StateDb, position_name, put_digest, put_identity, put_membership};
 use crate::state_store::{Image, StateStore};
+use crate::sync_point;
 use crate::types::SnapshotMeta;
+
+/// Names exports of one process apart.
+static EXPORTS: AtomicU64 = AtomicU64::new(0);
 
 /// A finished directory with a database that nobody writes to.
 #[derive(Debug)]
@@ -89,6 +93,7 @@ pub(crate) fn build(store: &StateStore) -> io::Result<(SnapshotMeta, Arc<Snapsho
             .and_then(|checkpoint| checkpoint.create_checkpoint(&temporary))
             .map_err(to_io)?;
     }
+    sync_point::reached();
     let meta = read_meta(&temporary)?;
     let finished = finish(&snapshots, &temporary, &meta)?;
     Ok((meta.clone(), set_current(store, meta, finished)))
@@ -102,8 +107,11 @@ fn finish(snapshots: &Path, temporary: &Path, meta: &SnapshotMeta) -> io::Result
         fs::remove_dir_all(temporary)?;
         return Ok(path);
     }
+    sync_point::reached();
     sync_tree(temporary)?;
+    sync_point::reached();
     fs::rename(temporary, &path)?;
+    sync_point::reached();
     sync_dir(snapshots)?;
     Ok(path)
 }
@@ -122,9 +130,24 @@ fn set_current(store: &StateStore, meta: SnapshotMeta, path: PathBuf) -> Arc<Sna
     dir
 }
 
+/// A database made from a snapshot, not in use yet.
+pub(crate) struct Prepared {
+    pub(crate) db: StateDb,
+    pub(crate) image: Image,
+    /// Where the snapshot itself is kept.
+    pub(crate) kept: PathBuf,
+}
+
 /// Installs a received or stored snapshot: a side directory is filled, checked and loaded, then the pointer
 /// switches. A crash before the switch leaves the old state, one after it the new (DESIGN 4).
 pub(crate) fn install(store: &StateStore, meta: &SnapshotMeta, source: &SnapshotDir) -> io::Result<()> {
+    let Prepared { db, image, kept } = prepare(store, meta, source)?;
+    let _writing = store.writing();
+    activate(store, meta, db, image, kept)
+}
+
+/// Fills and loads the side directory.
+pub(crate) fn prepare(store: &StateStore, meta: &SnapshotMeta, source: &SnapshotDir) -> io::Result<Prepared> {
     let snapshots = store.layout().snapshots();
     let kept = snapshots.join(position_name(meta.last_log_id.as_ref()));
     if source.path() != kept {
@@ -145,25 +168,53 @@ pub(crate) fn install(store: &StateStore, meta: &SnapshotMeta, source: &Snapshot
             "the snapshot is not at the position it was offered for",
         ));
     }
+    let state = db.load()?;
     let raw = db.db()?;
     let mut batch = WriteBatch::default();
     put_membership(raw, &mut batch, &meta.last_membership)?;
     put_identity(raw, &mut batch, store.identity())?;
+    put_digest(raw, &mut batch, &state.digest())?;
     raw.write(batch).map_err(to_io)?;
     raw.flush_wal(true).map_err(to_io)?;
-    let image =
-        Image { state: db.load()?, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+    let image = Image { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+    Ok(Prepared { db, image, kept })
+}
 
-    sync_tree(&path)?;
-    let name = path.file_name().unwrap_or_default();
+/// Switches to a prepared database. The caller holds [`StateStore::writing`].
+pub(crate) fn activate(
+    store: &StateStore,
+    meta: &SnapshotMeta,
+    db: StateDb,
+    image: Image,
+    kept: PathBuf,
+) -> io::Result<()> {
+    // What was replayed into it counts as applied before the log behind the snapshot may go.
+    db.db()?.flush_wal(true).map_err(to_io)?;
+    sync_point::reached();
+    sync_tree(db.path())?;
+    let name = db.path().file_name().unwrap_or_default();
     replace_file(&store.layout().active(), name.as_encoded_bytes())?;
+    sync_point::reached();
     store.switch(db, image);
+    sync_point::reached();
     set_current(store, meta.clone(), kept);
     Ok(())
 }
 
+/// A checkpoint of the state as it is now, outside the node's own snapshots: for a peer or a backup. It goes with the
+/// last reader.
+pub(crate) fn export(store: &StateStore) -> io::Result<(SnapshotMeta, Arc<SnapshotDir>)> {
+    let number = EXPORTS.fetch_add(1, Ordering::Relaxed);
+    let path = store.layout().state().join(format!("incoming-export-{number}"));
+    remove_if_present(&path)?;
+    let db = store.db();
+    Checkpoint::new(db.db()?).and_then(|checkpoint| checkpoint.create_checkpoint(&path)).map_err(to_io)?;
+    let exported = Arc::new(SnapshotDir::temporary(path));
+    Ok((read_meta(exported.path())?, exported))
+}
+
 /// Copies a database that nobody writes to: table files are immutable, so they are linked where possible.
-fn clone_database(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn clone_database(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for file in fs::read_dir(from)? {
         let source = file?.path();
@@ -181,7 +232,7 @@ fn clone_database(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Syncs every file of a flat directory and the directory itself.
-fn sync_tree(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_tree(dir: &Path) -> io::Result<()> {
     for file in fs::read_dir(dir)? {
         let path = file?.path();
         if path.is_file() {

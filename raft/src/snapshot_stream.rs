@@ -14,13 +14,16 @@ use tonic::{Status, Streaming};
 
 use crate::db::{EVENTS, FORMAT, ROWS, family, to_io};
 use crate::events;
+use crate::layout::Layout;
 use crate::record::position::{
     log_id_from_pb, log_id_to_pb, required_vote, stored_membership_from_pb, stored_membership_to_pb,
     vote_to_pb,
 };
 use crate::record::{RecordError, Stored, decode_event};
 use crate::snapshot::SnapshotDir;
-use crate::state_db::{StateDb, position_name, put_applied, put_identity, put_membership, put_trimmed};
+use crate::state_db::{
+    Identity, StateDb, position_name, put_applied, put_identity, put_membership, put_trimmed,
+};
 use crate::state_machine::SnapshotData;
 use crate::state_store::StateStore;
 use crate::types::{SnapshotMeta, Vote};
@@ -70,24 +73,25 @@ pub(crate) fn send(
 ) -> impl Stream<Item = pb::SnapshotRequest> + Send + 'static {
     let (parts, receiver) = mpsc::channel(CHUNKS_AHEAD);
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = read_parts(&vote, &meta, &snapshot, &parts) {
+        let push = |part: Part| {
+            parts
+                .blocking_send(pb::SnapshotRequest { part: Some(part) })
+                .map_err(|_| io::ErrorKind::BrokenPipe.into())
+        };
+        if let Err(error) = read_parts(&vote, &meta, &snapshot, push) {
             tracing::warn!(%error, "a snapshot could not be sent");
         }
     });
     ReceiverStream::new(receiver)
 }
 
-fn read_parts(
+/// Reads a snapshot part by part.
+pub(crate) fn read_parts(
     vote: &Vote,
     meta: &SnapshotMeta,
     snapshot: &SnapshotDir,
-    parts: &mpsc::Sender<pb::SnapshotRequest>,
+    mut push: impl FnMut(Part) -> io::Result<()>,
 ) -> io::Result<()> {
-    let push = |part: Part| {
-        parts
-            .blocking_send(pb::SnapshotRequest { part: Some(part) })
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
-    };
     let store = StateDb::open_snapshot(snapshot.path())?;
     push(Part::Header(pb::SnapshotHeader {
         vote: Some(vote_to_pb(vote)),
@@ -95,6 +99,7 @@ fn read_parts(
         membership: Some(stored_membership_to_pb(&meta.last_membership)),
         row_format: FORMAT,
         trimmed_upto: store.trimmed_upto()?.map(|id| id.store()),
+        digest: store.digest()?.map(|digest| bytes::Bytes::copy_from_slice(&digest)),
     }))?;
     let mut tally = Tally::default();
     let mut chunk = pb::SnapshotChunk::default();
@@ -138,7 +143,7 @@ pub(crate) async fn receive(
     let Some(Part::Header(header)) = next(&mut parts).await? else {
         return Err(Status::invalid_argument("a snapshot begins with its header"));
     };
-    let mut writer = Writer::begin(store, header)?;
+    let mut writer = Writer::begin(store.layout(), store.identity(), header)?;
     loop {
         match next(&mut parts).await? {
             Some(Part::Chunk(chunk)) => writer = writer.chunk(chunk).await?,
@@ -158,7 +163,9 @@ async fn next(parts: &mut Streaming<pb::SnapshotRequest>) -> Result<Option<Part>
     }
 }
 
-struct Writer {
+/// Fills a fresh database with the parts of a snapshot.
+pub(crate) struct Writer {
+    digest: Option<bytes::Bytes>,
     vote: Vote,
     meta: SnapshotMeta,
     db: StateDb,
@@ -172,7 +179,11 @@ fn refused(error: impl ToString) -> Status {
 }
 
 impl Writer {
-    fn begin(store: &StateStore, header: pb::SnapshotHeader) -> Result<Self, Status> {
+    pub(crate) fn begin(
+        layout: &Layout,
+        identity: &Identity,
+        header: pb::SnapshotHeader,
+    ) -> Result<Self, Status> {
         let bad = |error: RecordError| Status::invalid_argument(error.to_string());
         if header.row_format > FORMAT {
             return Err(Status::failed_precondition(format!(
@@ -188,7 +199,7 @@ impl Writer {
             last_membership: stored_membership_from_pb(membership).map_err(bad)?,
         };
         let last = last.ok_or_else(|| Status::invalid_argument("a snapshot of nothing applied"))?;
-        let path = store.layout().state().join(format!("incoming-{}", position_name(Some(&last))));
+        let path = layout.state().join(format!("incoming-{}", position_name(Some(&last))));
         if path.exists() {
             std::fs::remove_dir_all(&path).map_err(refused)?;
         }
@@ -199,47 +210,56 @@ impl Writer {
             let mut batch = WriteBatch::default();
             put_applied(raw, &mut batch, &last)?;
             put_membership(raw, &mut batch, &meta.last_membership)?;
-            put_identity(raw, &mut batch, store.identity())?;
+            put_identity(raw, &mut batch, identity)?;
             if let Some(trimmed) = header.trimmed_upto {
                 put_trimmed(raw, &mut batch, &Stored::load(trimmed)?)?;
             }
             raw.write(batch).map_err(to_io)
         };
         write().map_err(refused)?;
-        Ok(Self { vote, meta, db, dir, tally: Tally::default() })
+        Ok(Self { digest: header.digest, vote, meta, db, dir, tally: Tally::default() })
     }
 
     async fn chunk(self, chunk: pb::SnapshotChunk) -> Result<Self, Status> {
         blocking(move || {
             let mut this = self;
-            let db = this.db.db()?;
-            let mut batch = WriteBatch::default();
-            for row in &chunk.rows {
-                this.tally.add(row);
-                match family_of(row.table)? {
-                    EVENTS => events::put_event(db, &mut batch, &decode_event(&row.value)?)?,
-                    name => batch.put_cf(family(db, name)?, &row.key, &row.value),
-                }
-            }
-            db.write(batch).map_err(to_io)?;
+            this.write(&chunk)?;
             Ok(this)
         })
         .await
     }
 
-    async fn finish(self, trailer: pb::SnapshotTrailer) -> Result<Received, Status> {
-        blocking(move || {
-            if self.tally.trailer() != trailer {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the snapshot's checksum does not match",
-                ));
+    pub(crate) fn write(&mut self, chunk: &pb::SnapshotChunk) -> io::Result<()> {
+        let db = self.db.db()?;
+        let mut batch = WriteBatch::default();
+        for row in &chunk.rows {
+            self.tally.add(row);
+            match family_of(row.table)? {
+                EVENTS => events::put_event(db, &mut batch, &decode_event(&row.value)?)?,
+                name => batch.put_cf(family(db, name)?, &row.key, &row.value),
             }
-            self.db.db()?.flush_wal(true).map_err(to_io)?;
-            drop(self.db);
-            Ok(Received { vote: self.vote, meta: self.meta, snapshot: self.dir })
-        })
-        .await
+        }
+        db.write(batch).map_err(to_io)
+    }
+
+    async fn finish(self, trailer: pb::SnapshotTrailer) -> Result<Received, Status> {
+        blocking(move || self.close(&trailer)).await
+    }
+
+    /// Checks that everything arrived, and that the rows are those that the sender had applied (P24).
+    pub(crate) fn close(self, trailer: &pb::SnapshotTrailer) -> io::Result<Received> {
+        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+        if self.tally.trailer() != *trailer {
+            return Err(wrong("the snapshot's checksum does not match"));
+        }
+        if let Some(digest) = &self.digest
+            && self.db.load()?.digest() != digest.as_ref()
+        {
+            return Err(wrong("the snapshot's rows do not have its digest: the sender's state was altered"));
+        }
+        self.db.db()?.flush_wal(true).map_err(to_io)?;
+        drop(self.db);
+        Ok(Received { vote: self.vote, meta: self.meta, snapshot: self.dir })
     }
 }
 

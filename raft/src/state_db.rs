@@ -26,6 +26,7 @@ pub(crate) enum Cell {
     Membership = 2,
     Identity = 3,
     TrimmedUpto = 4,
+    Digest = 5,
 }
 
 /// Whose database it is.
@@ -139,20 +140,65 @@ impl StateDb {
         Ok(stored.map(model::EventId::load).transpose()?)
     }
 
+    /// The digest that was written with the rows; none in a database of the first release.
+    pub(crate) fn digest(&self) -> io::Result<Option<[u8; 32]>> {
+        let db = self.db()?;
+        let value = db.get_cf(family(db, META)?, [Cell::Digest as u8]).map_err(to_io)?;
+        value.map(|value| open_digest(&value)).transpose()
+    }
+
+    /// Why `loaded` cannot be what was written (P24): its rows were changed behind the program's back.
+    pub(crate) fn damage(&self, loaded: &model::State) -> io::Result<Option<String>> {
+        let written = self.digest()?;
+        Ok(written.filter(|written| *written != loaded.digest()).map(|_| altered(&self.path)))
+    }
+
+    /// Reads every row again, at one moment, and compares with the digest written with them: the slow scrub of P24.
+    /// Returns what is wrong.
+    pub(crate) fn scrub(&self) -> io::Result<Option<String>> {
+        let db = self.db()?;
+        let moment = db.snapshot();
+        let Some(written) = moment.get_cf(family(db, META)?, [Cell::Digest as u8]).map_err(to_io)? else {
+            return Ok(None);
+        };
+        let written = open_digest(&written)?;
+        let rows = moment.iterator_cf(family(db, ROWS)?, IteratorMode::Start);
+        Ok((read_rows(rows)?.digest() != written).then(|| altered(&self.path)))
+    }
+
     /// Every row, decoded; each must lie under its own key.
     pub(crate) fn load(&self) -> io::Result<model::State> {
         let db = self.db()?;
-        let mut rows = Vec::new();
-        for item in db.iterator_cf(family(db, ROWS)?, IteratorMode::Start) {
-            let (key, value) = item.map_err(to_io)?;
-            let row = decode_row(&value)?;
-            if row_key(&row.key()) != *key {
-                return Err(invalid(format!("a row of {:?} lies under another key", row.table())));
-            }
-            rows.push(row);
-        }
-        Ok(model::State::from_rows(rows))
+        read_rows(db.iterator_cf(family(db, ROWS)?, IteratorMode::Start))
     }
+}
+
+fn read_rows(
+    items: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
+) -> io::Result<model::State> {
+    let mut rows = Vec::new();
+    for item in items {
+        let (key, value) = item.map_err(to_io)?;
+        let row = decode_row(&value)?;
+        if row_key(&row.key()) != *key {
+            return Err(invalid(format!("a row of {:?} lies under another key", row.table())));
+        }
+        rows.push(row);
+    }
+    Ok(model::State::from_rows(rows))
+}
+
+fn open_digest(value: &[u8]) -> io::Result<[u8; 32]> {
+    let record = codec::open(Cell::Digest as u64, value)
+        .map_err(|error| invalid(format!("cell {:?}: {error}", Cell::Digest)))?;
+    record.body.try_into().map_err(|_| invalid("a digest has 32 bytes".into()))
+}
+
+fn altered(path: &Path) -> String {
+    format!(
+        "the rows in {} are not those that were written: their digest differs; the disk or a program changed them",
+        path.display()
+    )
 }
 
 fn invalid(detail: String) -> io::Error {
@@ -185,6 +231,10 @@ pub(crate) fn put_membership(
 
 pub(crate) fn put_identity(db: &DB, batch: &mut WriteBatch, identity: &Identity) -> io::Result<()> {
     put_cell(db, batch, Cell::Identity, &identity.to_pb().encode_to_vec())
+}
+
+pub(crate) fn put_digest(db: &DB, batch: &mut WriteBatch, digest: &[u8; 32]) -> io::Result<()> {
+    put_cell(db, batch, Cell::Digest, digest)
 }
 
 pub(crate) fn put_trimmed(db: &DB, batch: &mut WriteBatch, upto: &model::EventId) -> io::Result<()> {

@@ -1,27 +1,28 @@
 //! Replicated state: in memory for reads, in RocksDB for restarts, one write batch per applied batch.
 
+mod apply;
+mod rebuild;
+
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use model::{Changes, HostId, LogPosition, RecordedEvent, RowKey, RunnerId};
-use openraft::EntryPayload;
+use model::{Changes, HostId, LogPosition, RecordedEvent, RunnerId};
 use rocksdb::WriteBatch;
 use stratavore_model as model;
 use tokio::sync::{broadcast, watch};
 
-use crate::db::{ROWS, family, to_io};
+use crate::db::to_io;
+use crate::digests::Digests;
 use crate::error::OpenError;
-use crate::events;
 use crate::fatal::Fatal;
 use crate::layout::{Layout, replace_file, sync_dir};
 use crate::metrics::Counters;
-use crate::record::{decode_entry, encode_row};
+use crate::replies::Replies;
 use crate::snapshot::{SnapshotDir, newest_snapshot};
-use crate::state_db::{Identity, StateDb, applied_index, put_applied, put_identity, put_membership, row_key};
-use crate::types::{Command, LogEntry, LogId, Response, SnapshotMeta, StoredMembership};
+use crate::state_db::{Identity, StateDb, applied_index, put_identity};
+use crate::types::{LogId, SnapshotMeta, StoredMembership};
 
 /// Applied batches a slow watcher may be behind before it has to start from a full read. One batch is
 /// usually one proposal, so this is a second of a busy cluster.
@@ -77,6 +78,12 @@ struct Inner {
     snapshot: Mutex<Option<(SnapshotMeta, Arc<SnapshotDir>)>>,
     applied: watch::Sender<u64>,
     changes: broadcast::Sender<Arc<AppliedBatch>>,
+    replies: Replies,
+    digests: Digests,
+    /// Why the rows cannot be what was applied (P24); none while they can.
+    damage: Mutex<Option<String>>,
+    /// Held by whoever moves image and database: apply, install, rebuild.
+    writing: Mutex<()>,
     counters: Arc<Counters>,
     fatal: Fatal,
     /// Dropped last: tells [`StateStore::closed`] that the database is closed.
@@ -155,6 +162,10 @@ impl StateStore {
             applied: db.applied().map_err(damaged)?,
             membership: db.membership().map_err(damaged)?,
         };
+        let damage = db.damage(&image.state).map_err(damaged)?;
+        if let Some(damage) = &damage {
+            tracing::error!(%damage, "the stored state is not what was applied");
+        }
         let snapshot = newest_snapshot(&layout).map_err(OpenError::io(layout.snapshots()))?;
         remove_leftovers(&layout, &path);
         let inner = Inner {
@@ -162,6 +173,10 @@ impl StateStore {
             changes: broadcast::Sender::new(CHANGES_MAX),
             image: RwLock::new(image),
             db: RwLock::new(Arc::new(db)),
+            replies: Replies::default(),
+            digests: Digests::default(),
+            damage: Mutex::new(damage),
+            writing: Mutex::default(),
             snapshot: Mutex::new(snapshot),
             layout,
             identity,
@@ -170,6 +185,7 @@ impl StateStore {
             fatal,
             closed: watch::Sender::new(()),
         };
+        inner.replies.applied(*inner.applied.borrow(), []);
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -218,123 +234,41 @@ impl StateStore {
         self.inner.changes.subscribe()
     }
 
-    /// Applies entries in order and persists what they did in one batch. Any error ends the node: an
-    /// entry is never skipped.
-    pub(crate) fn apply<'a>(&self, entries: impl Iterator<Item = &'a LogEntry>) -> io::Result<Vec<Response>> {
-        let mut changes = Changes::new();
-        let mut responses = Vec::new();
-        let (applied, membership) = {
-            let mut image = self.image_mut();
-            let mut membership = false;
-            for entry in entries {
-                responses.push(match &entry.payload {
-                    EntryPayload::Blank => Response::default(),
-                    EntryPayload::Normal(command) => {
-                        self.apply_command(&mut image.state, &mut changes, &entry.log_id, command)?
-                    }
-                    EntryPayload::Membership(new) => {
-                        image.membership = StoredMembership::new(Some(entry.log_id), new.clone());
-                        membership = true;
-                        Response::default()
-                    }
-                });
-                image.applied = Some(entry.log_id);
-            }
-            (image.applied, membership.then(|| image.membership.clone()))
-        };
-        if let Some(applied) = applied {
-            self.persist(&applied, membership.as_ref(), &changes)
-                .inspect_err(|error| self.inner.fatal.storage("writing applied state", error))?;
-            self.announce(&applied, changes);
-        }
-        Counters::add(&self.inner.counters.applied_entries, responses.len() as u64);
-        Counters::add(&self.inner.counters.apply_batches, 1);
-        Ok(responses)
+    /// Answers of applied entries, for those who wait here for what the leader wrote.
+    pub(crate) fn replies(&self) -> &Replies {
+        &self.inner.replies
     }
 
-    fn apply_command(
-        &self,
-        state: &mut model::State,
-        changes: &mut Changes,
-        id: &LogId,
-        command: &Command,
-    ) -> io::Result<Response> {
-        let decoded;
-        let entry = match &command.decoded {
-            Some(entry) => entry.as_ref(),
-            None => {
-                // An unknown command stops the node: skipping it would make nodes differ (P22).
-                decoded = decode_entry(command.bytes.clone()).inspect_err(|error| {
-                    self.inner.fatal.report(format!("log entry {} cannot be applied: {error}", id.index()));
-                })?;
-                &decoded
-            }
-        };
-        let at = LogPosition { index: id.index(), term: id.committed_leader_id().term };
-        // A panic inside is discarded by the model's overlay and comes back as a refusal (P23). One that gets
-        // past that may have left half a change in memory: the process must go, what is on disk is whole.
-        let attempt = catch_unwind(AssertUnwindSafe(|| (self.inner.apply)(state, changes, at, entry)));
-        let outcome = attempt.map_err(|_| {
-            let message =
-                format!("{} at log entry {} panicked past its guard", entry.command.name(), at.index);
-            self.inner.fatal.report(message.clone());
-            io::Error::other(message)
-        })?;
-        if outcome.reply.rejected().is_some_and(|refusal| refusal.code == model::Code::InternalError) {
-            Counters::add(&self.inner.counters.apply_panics, 1);
-            tracing::error!(
-                index = id.index(),
-                command = entry.command.name(),
-                "a command panicked in apply"
-            );
-        }
-        Ok(Response { reply: Some(outcome.reply) })
+    /// Digests of the last positions that every node records (P24).
+    pub(crate) fn digests(&self) -> &Digests {
+        &self.inner.digests
     }
 
-    /// Rows, events and position in one batch: state may be behind after a crash, never torn.
-    fn persist(
-        &self,
-        applied: &LogId,
-        membership: Option<&StoredMembership>,
-        changes: &Changes,
-    ) -> io::Result<()> {
-        let store = self.db();
-        let db = store.db()?;
-        let rows = family(db, ROWS)?;
-        let mut batch = WriteBatch::default();
-        for (key, row) in changes.row_refs() {
-            match row {
-                Some(row) => batch.put_cf(rows, row_key(key), encode_row(row)),
-                None => batch.delete_cf(rows, row_key(key)),
-            }
-        }
-        events::write(db, &mut batch, changes)?;
-        put_applied(db, &mut batch, applied)?;
-        if let Some(membership) = membership {
-            put_membership(db, &mut batch, membership)?;
-        }
-        // In the write-ahead log, not synced: what a power loss takes is applied again from the raft log.
-        db.write(batch).map_err(to_io)
+    fn damage_cell(&self) -> MutexGuard<'_, Option<String>> {
+        self.inner.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn announce(&self, applied: &LogId, changes: Changes) {
-        let (rows, events, _) = changes.into_parts();
-        let mut batch = AppliedBatch { index: applied.index(), events, ..AppliedBatch::default() };
-        for key in rows.into_keys() {
-            match key {
-                RowKey::Runner(id) => batch.runners.push(id),
-                RowKey::Host(id) => batch.hosts.push(id),
-                _ => {}
-            }
-        }
-        self.inner.applied.send_replace(applied.index());
-        // Nobody listening is fine: watchers read the whole state when they start.
-        drop(self.inner.changes.send(Arc::new(batch)));
+    /// Why the stored rows cannot be what was applied.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damage_cell().clone()
     }
 
-    /// Puts a loaded database in place of the one in use. The pointer on disk was switched before.
+    pub(crate) fn report_damage(&self, damage: String) {
+        tracing::error!(%damage, "the stored state is not what was applied");
+        self.damage_cell().get_or_insert(damage);
+    }
+
+    /// Keeps image and database still.
+    pub(crate) fn writing(&self) -> MutexGuard<'_, ()> {
+        self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a loaded database in place of the one in use. The pointer on disk was switched before; the caller holds
+    /// [`Self::writing`].
     pub(crate) fn switch(&self, db: StateDb, image: Image) {
         let index = applied_index(image.applied.as_ref());
+        self.inner.digests.clear();
+        *self.damage_cell() = None;
         {
             let mut current = self.image_mut();
             let mut active = self.inner.db.write().unwrap_or_else(PoisonError::into_inner);
@@ -343,6 +277,7 @@ impl StateStore {
             *current = image;
         }
         self.inner.applied.send_replace(index);
+        self.inner.replies.applied(index, []);
         drop(self.inner.changes.send(Arc::new(AppliedBatch {
             index,
             jumped: true,

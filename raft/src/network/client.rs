@@ -48,9 +48,10 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// A whole snapshot; matches `install_snapshot_timeout`.
 pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 
-type Client = RaftServiceClient<InterceptedService<Channel, Headers>>;
+pub(crate) type Client = RaftServiceClient<InterceptedService<Channel, Headers>>;
 
 /// Makes clients for peers.
+#[derive(Clone)]
 pub(crate) struct Network {
     cluster: ClusterId,
     connector: Option<Connector>,
@@ -61,7 +62,8 @@ impl Network {
         Self { cluster, connector }
     }
 
-    fn client(&self, target: u64, address: &str) -> Client {
+    /// A connection of its own, made when it is first used.
+    pub(crate) fn client(&self, target: u64, address: &str) -> Client {
         let peer = Peer { node: NodeId(target), address: address.to_string() };
         let connector = self.connector.clone();
         let service = tower::service_fn(move |_: Uri| {

@@ -10,25 +10,31 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use stratavore_proto::raft as pb;
 use stratavore_proto::raft::raft_service_server::{RaftService, RaftServiceServer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CLUSTER_KEY, MESSAGE_BYTES_MAX, TARGET_KEY, wire};
+use crate::core::Core;
+use crate::digests;
+use crate::forward::serve;
+use crate::handle::Raft;
 use crate::record::RecordError;
 use crate::record::position::vote_to_pb;
+use crate::snapshot;
 use crate::snapshot_stream;
 use crate::state_db::Identity;
-use crate::state_machine::{SnapshotData, StateMachine};
+use crate::state_machine::SnapshotData;
 use crate::state_store::{StateStore, WeakStateStore};
 use crate::types::TypeConfig;
-
-type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// The services of the raft port. The node serves them on its own TLS listener, which admits node
 /// certificates only.
 #[derive(Clone)]
 pub struct RaftServer {
     raft: Raft,
+    core: Core,
     identity: Identity,
     /// Weak: a peer's open connection must not keep the databases open.
     store: WeakStateStore,
@@ -52,9 +58,10 @@ impl Drop for Installing {
 }
 
 impl RaftServer {
-    pub(crate) fn new(raft: Raft, store: &StateStore) -> Self {
+    pub(crate) fn new(core: Core, store: &StateStore) -> Self {
         Self {
-            raft,
+            raft: core.raft.clone(),
+            core,
             identity: store.identity().clone(),
             store: store.downgrade(),
             installing: Arc::default(),
@@ -121,11 +128,58 @@ fn take(
     wire::append_from_pb(request).inspect_err(|error| tracing::warn!(%error, "an append was refused")).ok()
 }
 
+type PullStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotRequest, Status>> + Send>>;
+type ForwardStream = ReceiverStream<Result<pb::ForwardResponse, Status>>;
 type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl RaftService for RaftServer {
     type AppendStream = AppendStream;
+    type ForwardStream = ForwardStream;
+    type PullSnapshotStream = PullStream;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<pb::ForwardRequest>>,
+    ) -> Result<Response<ForwardStream>, Status> {
+        self.check(&request)?;
+        let (answers, receiver) = mpsc::channel(serve::ANSWERS_AHEAD);
+        tokio::spawn(serve::run(self.core.clone(), request.into_inner(), answers));
+        // Answered before anything is read: the peer sends nothing into a stream that may not open.
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        self.check(&request)?;
+        let applied = self.store.upgrade().map_or(0, |store| *store.applied().borrow());
+        Ok(Response::new(pb::StandingResponse { may_lead: self.core.may_lead(), applied }))
+    }
+
+    async fn digest(
+        &self,
+        request: Request<pb::DigestRequest>,
+    ) -> Result<Response<pb::DigestResponse>, Status> {
+        self.check(&request)?;
+        let store = self.store.upgrade().ok_or_else(|| stopped("it is closing"))?;
+        Ok(Response::new(digests::look(&store, request.get_ref().index).to_pb()))
+    }
+
+    async fn pull_snapshot(
+        &self,
+        request: Request<pb::PullSnapshotRequest>,
+    ) -> Result<Response<PullStream>, Status> {
+        self.check(&request)?;
+        let store = self.store.upgrade().ok_or_else(|| stopped("it is closing"))?;
+        let vote = self.raft.metrics().borrow_watched().vote;
+        let (meta, exported) = tokio::task::spawn_blocking(move || snapshot::export(&store))
+            .await
+            .map_err(stopped)?
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(Box::pin(snapshot_stream::send(vote, meta, exported).map(Ok))))
+    }
 
     async fn append(
         &self,
@@ -191,6 +245,9 @@ impl RaftService for RaftServer {
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         self.check(&request)?;
         let transfer = wire::transfer_from_pb(request.into_inner()).map_err(malformed)?;
+        if *transfer.to_node_id() == *self.raft.node_id() && !self.core.may_lead() {
+            return Err(Status::failed_precondition("this node may not lead"));
+        }
         let response = self.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
         Ok(Response::new(wire::transfer_result_to_pb(response)))
     }
