@@ -10,12 +10,13 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use stratavore_certs::tls::{Admission, Verdict};
 use stratavore_certs::{Identity, SpkiHash};
-use stratavore_model::{Actor, query};
+use stratavore_model::{Actor, NodeId, query};
 use stratavore_raft::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert;
 use crate::listen::bounds::CONNECTIONS_MAX;
+use crate::trust::Trust;
 
 /// Removal is checked at most this often under load, which stays well within the two seconds that P18 allows.
 const SWEEP_PAUSE: Duration = Duration::from_millis(200);
@@ -38,22 +39,88 @@ impl Peer {
     }
 }
 
-/// The replicated registry, as handshakes ask it.
+/// The replicated registry, as handshakes ask it. It exists before raft does, because raft dials through it.
 pub(crate) struct Registry {
-    raft: Handle,
+    /// Taken out again at the end, so that a late handshake cannot keep the databases open.
+    raft: Mutex<Option<Handle>>,
+    trust: Trust,
 }
 
 impl Registry {
-    pub(crate) fn new(raft: Handle) -> Self {
-        Self { raft }
+    /// Knows nobody but `trust` until [`Registry::attach`].
+    pub(crate) fn new(trust: Trust) -> Self {
+        Self { raft: Mutex::new(None), trust }
+    }
+
+    /// From now on the applied state decides.
+    pub(crate) fn attach(&self, raft: Handle) {
+        *self.raft.lock().unwrap_or_else(PoisonError::into_inner) = Some(raft);
+    }
+
+    /// The end of it: everybody is unknown.
+    pub(crate) fn detach(&self) {
+        self.raft.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn raft(&self) -> Option<Handle> {
+        self.raft.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn verdict(&self, actor: &Actor, spki: &[u8; 32]) -> Verdict {
-        match self.raft.read(|state| query::admission(state, spki, actor)) {
+        let Some(raft) = self.raft() else { return Verdict::Unknown };
+        match raft.read(|state| query::admission(state, spki, actor)) {
             query::Admission::Admitted => Verdict::Admit,
             query::Admission::Removed => Verdict::Revoked,
             query::Admission::Unknown => Verdict::Unknown,
         }
+    }
+
+    /// Whether a node may speak raft with this one. Wider than the registry in two ways: a node that this one cannot
+    /// know yet, because it lags, must be able to bring it up to date; and a removed one stays until it has left the
+    /// configuration, or its last acknowledgements would be missing.
+    pub(crate) fn judge_node(&self, actor: &Actor, spki: &[u8; 32]) -> Verdict {
+        let Actor::Node(node) = actor else { return Verdict::Unknown };
+        let Some(raft) = self.raft() else { return self.judge_by_trust(*node, spki) };
+        let (known, highest, founded) = raft.read(|state| {
+            let highest = state.nodes().map(|node| node.id).max();
+            (query::admission(state, spki, actor), highest, state.cluster().is_some())
+        });
+        match known {
+            _ if !founded => self.judge_by_trust(*node, spki),
+            query::Admission::Admitted => Verdict::Admit,
+            query::Admission::Removed if is_member(&raft, *node) => Verdict::Admit,
+            query::Admission::Removed => Verdict::Revoked,
+            // The CA certifies registered keys only and ids count up: this one was registered after what is applied.
+            query::Admission::Unknown if highest.is_some_and(|highest| *node > highest) => Verdict::Admit,
+            query::Admission::Unknown => Verdict::Unknown,
+        }
+    }
+
+    fn judge_by_trust(&self, node: NodeId, spki: &[u8; 32]) -> Verdict {
+        let newer = node.0 > self.trust.highest();
+        if newer || self.trust.holds(node.0, spki) { Verdict::Admit } else { Verdict::Unknown }
+    }
+
+    /// For open connections: nodes are judged as on the raft port, since both of their ports end together.
+    fn judge_open(&self, peer: &Peer) -> Verdict {
+        match peer.actor {
+            Actor::Node(_) => self.judge_node(&peer.actor, &peer.spki),
+            _ => self.verdict(&peer.actor, &peer.spki),
+        }
+    }
+}
+
+fn is_member(raft: &Handle, node: NodeId) -> bool {
+    raft.membership().members.iter().any(|member| member.node == node)
+}
+
+/// The raft port's view of the registry.
+pub(crate) struct NodeRegistry(pub(crate) Arc<Registry>);
+
+impl Admission for NodeRegistry {
+    fn admit(&self, identity: &Identity, spki: &SpkiHash) -> Verdict {
+        convert::identity::actor(identity)
+            .map_or(Verdict::Unknown, |actor| self.0.judge_node(&actor, &spki.0))
     }
 }
 
@@ -127,8 +194,7 @@ impl Connections {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for connection in open.values() {
             let Some(peer) = &connection.peer else { continue };
-            if registry.verdict(&peer.actor, &peer.spki) != Verdict::Admit && !connection.token.is_cancelled()
-            {
+            if registry.judge_open(peer) != Verdict::Admit && !connection.token.is_cancelled() {
                 tracing::info!(peer = %peer.actor, "no longer admitted, its connection is closed");
                 connection.token.cancel();
             }
@@ -136,9 +202,14 @@ impl Connections {
     }
 
     /// Sweeps after every change of the applied state, until cancelled.
-    pub(crate) async fn run(self, raft: Handle, stop: CancellationToken) -> Result<(), Infallible> {
+    pub(crate) async fn run(
+        self,
+        raft: Handle,
+        registry: Arc<Registry>,
+        stop: CancellationToken,
+    ) -> Result<(), Infallible> {
         let mut applied = raft.applied();
-        let registry = Registry::new(raft);
+        drop(raft);
         loop {
             self.sweep(&registry);
             let changed = async {

@@ -9,8 +9,9 @@ use stratavore_settings::log::LogFormat;
 use crate::Advertise;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 stopped as asked, 1 other failure, 2 wrong arguments or configuration, 5 directory or port in use,
-10 stored data damaged, 11 log below its high-water mark, 12 storage or a vital task failed (start it again).";
+Exit codes: 0 stopped as asked, 1 other failure, 2 wrong arguments or configuration, 4 join refused, 5 directory or
+port in use, 7 no server answered the join, 10 stored data damaged, 11 log below its high-water mark, 12 storage or a
+vital task failed (start it again), 13 removed from the cluster (join again with an empty directory).";
 
 /// A node of the Stratavore control plane.
 #[derive(Debug, Parser)]
@@ -72,6 +73,20 @@ pub enum Command {
         #[arg(long, value_name = "D")]
         data_dir: PathBuf,
         /// Host name or address that others reach this node at
+        #[arg(long, value_name = "HOST[:PORT]")]
+        advertise: Advertise,
+    },
+    /// Join a cluster with a token; then `run` makes this node part of it
+    Join {
+        #[arg(long, value_name = "D")]
+        data_dir: PathBuf,
+        /// Join ports of nodes of the cluster; any of them will do
+        #[arg(long, value_name = "HOST:PORT", required = true, value_delimiter = ',')]
+        server: Vec<String>,
+        /// File with the token; `-` reads it from stdin
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+        /// Host name or address that the other nodes reach this node at
         #[arg(long, value_name = "HOST[:PORT]")]
         advertise: Advertise,
     },

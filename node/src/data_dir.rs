@@ -21,6 +21,12 @@ const PKI_NAME: &str = "node";
 /// What only a node's or an agent's directory holds.
 const OURS: [&str; 6] = ["node.json", "pki", "raft-log", "state", "agent.json", "runners"];
 
+/// Present from the first to the last step of a join: what lies beside it may be begun again.
+const JOINING: &str = "joining";
+
+/// Written when this node learnt that it was removed: the next start says so at once.
+const REMOVED: &str = "removed";
+
 /// Ports as `init` took them; the configuration of `run` overrides them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +45,8 @@ pub(crate) struct NodeFile {
     pub(crate) format: u32,
     pub(crate) cluster_id: ClusterId,
     pub(crate) node_id: u64,
-    /// P1: random, made with the cluster.
+    /// P1: random, made with the cluster; only the founder's file has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) nonce: String,
     /// Host name or address that others reach this node at.
     pub(crate) advertise: String,
@@ -50,13 +57,22 @@ impl NodeFile {
     pub(crate) fn new(
         cluster_id: ClusterId,
         node: NodeId,
-        nonce: [u8; 16],
+        nonce: &[u8],
         advertise: String,
         ports: Ports,
     ) -> Self {
-        let nonce = data_encoding::HEXLOWER.encode(&nonce);
+        let nonce = data_encoding::HEXLOWER.encode(nonce);
         Self { format: FORMAT, cluster_id, node_id: node.0, nonce, advertise, ports }
     }
+}
+
+/// What an operator reads when the node was removed.
+pub(crate) fn removed(node: u64, how: &str) -> Failure {
+    Failure::new(
+        Code::Removed,
+        format!("node {node} was removed from its cluster: {how}"),
+        "join again with a new token and an empty --data-dir; this one can be deleted",
+    )
 }
 
 /// A locked data directory. The lock ends with the value.
@@ -75,21 +91,7 @@ impl DataDir {
         stratavore_certs::files::create_private_dir(path)
             .map_err(|error| Failure::generic(&format!("cannot make {}", path.display()), &error))?;
         let data_dir = Self::lock(path)?;
-        if let Ok(Some(present)) = data_dir.node_file() {
-            return Err(Failure::new(
-                Code::Conflict,
-                format!(
-                    "{} already holds node {} of cluster {}",
-                    path.display(),
-                    present.node_id,
-                    present.cluster_id
-                ),
-                format!(
-                    "start it with `stratavored run --data-dir {}`, or choose an empty directory",
-                    path.display()
-                ),
-            ));
-        }
+        data_dir.refuse_present()?;
         if let Some(found) = OURS.iter().find(|name| path.join(name).exists()) {
             return Err(Failure::new(
                 Code::Conflict,
@@ -103,7 +105,67 @@ impl DataDir {
         Ok(data_dir)
     }
 
-    /// Locks a directory that `init` has completed.
+    fn refuse_present(&self) -> Result<(), Failure> {
+        let Some(present) = self.node_file()? else { return Ok(()) };
+        let path = self.path.display();
+        Err(Failure::new(
+            Code::Conflict,
+            format!("{path} already holds node {} of cluster {}", present.node_id, present.cluster_id),
+            format!("start it with `stratavored run --data-dir {path}`, or choose an empty directory"),
+        ))
+    }
+
+    /// Makes the directory if it is missing and locks it for `join`. An interrupted join is begun again with the key it
+    /// had, because the token may be spent for that key already.
+    ///
+    /// # Errors
+    /// As [`DataDir::create`].
+    pub(crate) fn create_joining(path: &Path) -> Result<Self, Failure> {
+        if !path.join(JOINING).exists() {
+            let data_dir = Self::create(path)?;
+            stratavore_certs::files::write_public(&path.join(JOINING), b"")
+                .map_err(|error| Failure::generic(&format!("cannot write in {}", path.display()), &error))?;
+            return Ok(data_dir);
+        }
+        let data_dir = Self::lock(path)?;
+        data_dir.refuse_present()?;
+        // Of a join that ended between the databases and node.json: they are empty.
+        for name in ["raft-log", "state"] {
+            match fs::remove_dir_all(path.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Failure::generic(&format!("cannot clear {}", path.display()), &error));
+                }
+                _ => {}
+            }
+        }
+        fs::remove_file(path.join("high-water-mark")).ok();
+        Ok(data_dir)
+    }
+
+    /// The last step of `join`.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub(crate) fn joined(&self, node: &NodeFile) -> Result<(), Failure> {
+        self.write_node_file(node)?;
+        // Left behind it does no harm: node.json is what counts.
+        fs::remove_file(self.path.join(JOINING)).ok();
+        Ok(())
+    }
+
+    /// Remembers that the cluster has removed this node.
+    pub(crate) fn mark_removed(path: &Path, how: &str) {
+        if let Err(error) = stratavore_certs::files::write_public(&path.join(REMOVED), how.as_bytes()) {
+            tracing::warn!(%error, "the removal was not recorded; the next start will learn it from the cluster");
+        }
+    }
+
+    fn refuse_removed(&self, node: &NodeFile) -> Result<(), Failure> {
+        let Ok(how) = fs::read_to_string(self.path.join(REMOVED)) else { return Ok(()) };
+        Err(removed(node.node_id, &how))
+    }
+
+    /// Locks a directory that `init` or `join` has completed.
     ///
     /// # Errors
     /// [`Code::Usage`] when there is no node in it; [`Code::Conflict`] when another process uses it.
@@ -114,7 +176,7 @@ impl DataDir {
                 Code::Usage,
                 format!("{} {what}", path.display()),
                 format!(
-                    "make a cluster with `stratavored init --data-dir {} --advertise HOST`",
+                    "make a cluster with `stratavored init --data-dir {} --advertise HOST`, or join one with `stratavored join`",
                     path.display()
                 ),
             ));
@@ -134,6 +196,7 @@ impl DataDir {
                 "start the newer version of stratavored",
             ));
         }
+        data_dir.refuse_removed(&node)?;
         Ok((data_dir, node))
     }
 
@@ -225,7 +288,7 @@ mod tests {
 
     fn node_file() -> NodeFile {
         let ports = Ports { grpc: 1, quic: 2, raft: 3, join: 4, metrics: 5 };
-        NodeFile::new("0123456789abcdef".parse().unwrap(), NodeId(1), [7; 16], "127.0.0.1".into(), ports)
+        NodeFile::new("0123456789abcdef".parse().unwrap(), NodeId(1), &[7; 16], "127.0.0.1".into(), ports)
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stratavore_model::query::{self, DesiredRunner};
 use stratavore_model::{Epoch, HostId, ObservedKey, RunnerId, State};
@@ -23,6 +24,9 @@ use crate::welcome::{self, Periods};
 
 /// Arrivals and departures of agents that wait for the dispatcher, which does each in microseconds.
 const REQUEST_QUEUE: usize = 256;
+
+/// How soon after contact is back what was held back goes out.
+const STALE_LOOK: Duration = Duration::from_millis(100);
 
 /// A session whose hello is committed.
 pub(crate) struct Connected {
@@ -78,13 +82,16 @@ pub(crate) struct Dispatch {
     hosts: BTreeMap<HostId, Told>,
     /// Where each runner was last sent, so that a runner that leaves a host is looked up there too.
     sent_to: BTreeMap<RunnerId, HostId>,
+    /// P17: something was not pushed because what is applied here may be old; all of it is due.
+    stale: bool,
 }
 
 impl Dispatch {
     /// No agents yet.
     pub(crate) fn new(raft: Handle, periods: Periods) -> (Self, DispatchHandle) {
         let (sender, requests) = mpsc::channel(REQUEST_QUEUE);
-        let dispatch = Self { raft, periods, requests, hosts: BTreeMap::new(), sent_to: BTreeMap::new() };
+        let dispatch =
+            Self { raft, periods, requests, hosts: BTreeMap::new(), sent_to: BTreeMap::new(), stale: false };
         (dispatch, DispatchHandle { requests: sender })
     }
 
@@ -103,6 +110,7 @@ impl Dispatch {
                     Err(RecvError::Closed) => return Ok(()),
                 },
                 _ = resync.tick() => self.everything(),
+                () = tokio::time::sleep(STALE_LOOK), if self.stale => self.everything(),
             }
         }
     }
@@ -129,7 +137,7 @@ impl Dispatch {
         let needs_start = |line: &DesiredRunner| !known.contains(&(line.runner, line.epoch));
         let (index, (mut welcome, set)) = self.raft.read_at(|state| {
             (
-                welcome::message(state, host_epoch, self.periods),
+                welcome::message(state, host, host_epoch, self.periods),
                 FullSet::of(state, host, host_epoch, needs_start),
             )
         });
@@ -155,7 +163,7 @@ impl Dispatch {
                 Err(TryRecvError::Lagged(_)) => touched.jumped = true,
             }
         }
-        if touched.jumped {
+        if touched.jumped || self.stale || !self.raft.is_fresh() {
             self.everything();
         } else {
             self.delta(&touched);
@@ -216,6 +224,10 @@ impl Dispatch {
 
     /// The full set to everybody: after a jump of the applied index, after lagging behind, and now and then.
     fn everything(&mut self) {
+        self.stale = !self.raft.is_fresh();
+        if self.stale {
+            return;
+        }
         for (host, told) in &mut self.hosts {
             let needs_start = |line: &DesiredRunner| {
                 told.sent.get(&line.runner).is_none_or(|sent| sent.epoch != line.epoch)

@@ -10,14 +10,20 @@ pub enum Code {
     Generic = 1,
     /// Wrong arguments or configuration: starting again changes nothing.
     Usage = 2,
+    /// `join`: the cluster refused the token or the key.
+    Permission = 4,
     /// The data directory or a port belongs to somebody else.
     Conflict = 5,
+    /// `join`: no server answered.
+    Unreachable = 7,
     /// The stored data is damaged; the message names the file and the way out.
     Corrupt = 10,
     /// The log ends below what this node once acknowledged (P19).
     BelowHighWaterMark = 11,
     /// Storage or a vital task failed while running: start again.
     Fatal = 12,
+    /// This node was removed from the cluster: its id and its directory are of no more use.
+    Removed = 13,
 }
 
 /// What went wrong and what to do next, in the words the operator sees.
@@ -68,6 +74,9 @@ impl Code {
             Self::Corrupt => "stored data is not what was written",
             Self::BelowHighWaterMark => "the log lost what this node had acknowledged (P19)",
             Self::Fatal => "storage or a vital task failed",
+            Self::Permission => "the cluster admits by tokens and registered keys",
+            Self::Unreachable => "no server of the list answered",
+            Self::Removed => "an operator removed this node with `stratavore cluster remove`",
         }
     }
 }

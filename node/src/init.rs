@@ -63,7 +63,7 @@ pub async fn init(data_dir: &Path, advertise: &Advertise, config: &Config) -> Re
     dir.write_node_file(&NodeFile::new(
         birth.cluster,
         FIRST_NODE,
-        birth.nonce,
+        &birth.nonce,
         advertise.host.clone(),
         ports,
     ))?;
@@ -114,6 +114,8 @@ impl Birth {
             node_version: env!("CARGO_PKG_VERSION").to_owned(),
             admin,
             admin_spki: self.admin.spki().0,
+            version: stratavore_model::COMMAND_VERSION,
+            node_max_version: stratavore_model::COMMAND_VERSION,
         })
     }
 
@@ -146,7 +148,7 @@ fn certified(
 }
 
 /// Others dial these ports, so they cannot be "any that is free".
-fn refuse_zero(ports: Ports) -> Result<(), Failure> {
+pub(crate) fn refuse_zero(ports: Ports) -> Result<(), Failure> {
     let Ports { grpc, quic, raft, join, metrics } = ports;
     if [grpc, quic, raft, join, metrics].contains(&0) {
         return Err(Failure::new(

@@ -2,20 +2,22 @@
 //! and the certificate is issued for the key that apply has registered. The same key asking again gets an equivalent
 //! answer, so a lost acknowledgement costs nothing.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use stratavore_certs::{PublicKey, Secret};
-use stratavore_model::{Actor, Code, Entry, NodeId, Rejected, Reply};
+use stratavore_model::command::Joiner;
+use stratavore_model::{Actor, Code, Command, Entry, NodeId, Rejected, Reply};
 use stratavore_proto::v1::join_service_server::JoinService;
 use stratavore_proto::v1::{JoinRequest, JoinResponse};
-use stratavore_raft::Handle;
+use stratavore_raft::{Handle, ReadError};
 use tonic::{Request, Response, Status};
 
 use crate::api::status::ApiError;
 use crate::convert::{command, id};
-use crate::link::certificate::{IssueError, Issuer};
+use crate::link::certificate::{IssueError, Issuer, server_names};
 use crate::listen::stream::ConnectionInfo;
-use crate::welcome;
+use crate::{reachable, welcome};
 
 /// A join is small: a CSR, a few labels.
 pub(crate) const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -39,7 +41,7 @@ impl JoinService for Join {
         let from = request.extensions().get::<ConnectionInfo>().map(|info| info.address);
         let request = request.into_inner();
         let (role, token) = (request.role, request.token_id.clone());
-        match self.redeem(request).await {
+        match self.redeem(request, from.map(|from| from.ip())).await {
             Ok(response) => {
                 tracing::info!(token = %token.escape_debug(), id = %response.id, ?from, "joined");
                 Ok(Response::new(response))
@@ -53,7 +55,7 @@ impl JoinService for Join {
 }
 
 impl Join {
-    async fn redeem(&self, request: JoinRequest) -> Result<JoinResponse, ApiError> {
+    async fn redeem(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinResponse, ApiError> {
         self.check_cluster(&request.cluster_id)?;
         let key = PublicKey::from_csr(&request.csr_der).map_err(|error| {
             Rejected::bad_argument("csr_der", error.to_string(), "join with an agent or CLI of ours")
@@ -61,12 +63,22 @@ impl Join {
         // A secret of another length cannot be right: its hash is that of nothing.
         let secret_sha256 = Secret::from_bytes(&request.secret).map_or([0; 32], |secret| secret.hash());
         let command = command::redeem(request, secret_sha256, key.hash().0)?;
+        self.check_reachable(&command, from)?;
         let entry =
             Entry { actor: Actor::Node(self.node), request_id: None, at: id::now(), term: None, command };
-        match self.raft.propose(entry).await?.reply.into_result()? {
+        let reply = self.raft.propose(entry).await?.reply.into_result()?;
+        self.raft.linearize().await?;
+        match reply {
             Reply::Redeemed { identity, name } => self.respond(&identity, name, &key),
             other => Err(ApiError::Internal(format!("unexpected reply {other:?}"))),
         }
+    }
+
+    /// P21. The same key that asks again has a record of its own by now, which agrees with itself.
+    fn check_reachable(&self, command: &Command, from: Option<IpAddr>) -> Result<(), Rejected> {
+        let Command::RedeemToken(redeem) = command else { return Ok(()) };
+        let Joiner::Node { addresses, .. } = &redeem.joiner else { return Ok(()) };
+        self.raft.read(|state| reachable::check(state, addresses, from))
     }
 
     /// The joiner sends the cluster (or its beginning) that its token names.
@@ -85,10 +97,10 @@ impl Join {
     }
 
     fn respond(&self, identity: &Actor, name: String, key: &PublicKey) -> Result<JoinResponse, ApiError> {
-        let issued = self.issuer.issue(identity, key, &[])?;
-        let (cluster_id, incarnation, nodes) = self.raft.read(|state| {
+        let issued = self.issuer.issue(identity, key, &self.names(identity))?;
+        let (cluster_id, incarnation, nodes, trusted) = self.raft.read(|state| {
             let cluster = state.cluster().map(|cluster| cluster.id.to_string()).unwrap_or_default();
-            (cluster, state.incarnation(), welcome::nodes(state))
+            (cluster, state.incarnation(), welcome::nodes(state), welcome::trusted(state))
         });
         let id = match identity {
             Actor::Host(id) => id.to_string(),
@@ -104,7 +116,18 @@ impl Join {
             ca_der: issued.ca_der.into(),
             nodes,
             incarnation,
+            trusted,
         })
+    }
+}
+
+impl Join {
+    /// Nodes are servers: their certificate says where they are.
+    fn names(&self, identity: &Actor) -> Vec<String> {
+        let Actor::Node(id) = identity else { return Vec::new() };
+        let grpc = self.raft.read(|state| state.node(*id).map(|node| node.addresses.grpc.clone()));
+        let host = grpc.as_deref().and_then(|grpc| grpc.rsplit_once(':')).map(|(host, _)| host);
+        host.map(|host| server_names(host.trim_matches(['[', ']']))).unwrap_or_default()
     }
 }
 
@@ -113,6 +136,7 @@ impl From<IssueError> for ApiError {
         match error {
             IssueError::Refused(rejected) => rejected.into(),
             IssueError::NotCommitted(error) => error.into(),
+            IssueError::Stale => ReadError::Unavailable(error.to_string()).into(),
             IssueError::Request(_) | IssueError::Ca(_) | IssueError::NoCluster => {
                 Self::Internal(error.to_string())
             }

@@ -5,9 +5,10 @@
 //! is killed and started again has lost nothing but its connections.
 //!
 //! ```text
-//!  listen (TLS) -> grpc -> api ------> raft::Handle <------ leader (placement, liveness, timers)
+//!  listen (TLS) -> grpc -> api ------> raft::Handle <------ leader (placement, liveness, timers, membership)
 //!                       -> join -----------^  |
 //!  link (QUIC) ----------> ingest ---------'  '--> dispatch, events, watches (changes of the applied state)
+//!  peer (other nodes) <--> raft, renewals to the leader, terminals to the gateway of a host
 //! ```
 //!
 //! Stated absences: no SQL and no message broker outside `history` (which comes later), no openraft or RocksDB, no
@@ -27,16 +28,22 @@ mod grpc;
 mod http;
 pub mod init;
 mod join;
+pub mod joining;
 mod leader;
+mod life;
 mod link;
 mod listen;
 mod metrics;
 mod own_certificate;
+mod peer;
+mod propose;
+mod reachable;
 pub mod recover;
 pub mod run;
 pub mod server;
 mod storage;
 mod tasks;
+mod trust;
 mod welcome;
 
 pub use address::Advertise;

@@ -7,7 +7,7 @@ use stratavore_node::args::{Args, Command, ConfigCommand, Shared};
 use stratavore_node::config::Config;
 use stratavore_node::exit::{Code, Failure};
 use stratavore_node::server::Options;
-use stratavore_node::{init, recover, run};
+use stratavore_node::{init, joining, recover, run};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -43,6 +43,17 @@ fn execute(args: Args) -> Result<(), Failure> {
                 made.admin_file.display()
             ))
         }
+        Some(Command::Join { data_dir, server, token_file, advertise }) => {
+            let config = configured(&shared)?;
+            let request = joining::Request { servers: server, token: token(&token_file)?, advertise };
+            let joined = runtime()?.block_on(joining::join(&data_dir, request, &config))?;
+            print(&format!(
+                "joined cluster {} as node {}\nrun: stratavored run --data-dir {}\n",
+                joined.cluster_id,
+                joined.node_id,
+                data_dir.display()
+            ))
+        }
         Some(Command::Run { data_dir, advertise }) => {
             let config = configured(&shared)?;
             runtime()?.block_on(run::run(Options { data_dir, config, advertise }))
@@ -66,6 +77,16 @@ fn configured(shared: &Shared) -> Result<Config, Failure> {
     stratavore_settings::log::init(&log)
         .map_err(|error| Failure::new(Code::Usage, error.to_string(), "correct log.level or log.format"))?;
     Ok(config)
+}
+
+fn token(file: &std::path::Path) -> Result<stratavore_certs::JoinToken, Failure> {
+    stratavore_certs::JoinToken::read(file).map_err(|error| {
+        Failure::new(
+            Code::Usage,
+            format!("cannot use the token in {}: {error}", file.display()),
+            "make one with `stratavore token create --role node` and store it in a file, or pass `-` and type it",
+        )
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

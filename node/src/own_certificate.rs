@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use stratavore_certs::tls::{self, Admission};
+use stratavore_certs::tls;
 use stratavore_certs::{Credentials, KeyPair};
 use stratavore_model::{Actor, NodeId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{NodeRegistry, Registry};
 use crate::convert::id;
 use crate::exit::Failure;
 use crate::link::certificate::{Issuer, server_names};
@@ -26,7 +27,8 @@ pub(crate) struct TlsPorts {
     raft: watch::Sender<Arc<ServerConfig>>,
     quic: watch::Sender<Arc<ServerConfig>>,
     join: watch::Sender<Arc<ServerConfig>>,
-    registry: Arc<dyn Admission>,
+    own: watch::Sender<Arc<Credentials>>,
+    registry: Arc<Registry>,
 }
 
 /// One configuration per port.
@@ -38,10 +40,10 @@ struct Configs {
 }
 
 impl Configs {
-    fn of(own: &Credentials, registry: &Arc<dyn Admission>) -> Result<Self, stratavore_certs::Error> {
+    fn of(own: &Credentials, registry: &Arc<Registry>) -> Result<Self, stratavore_certs::Error> {
         Ok(Self {
             grpc: tls::grpc_server(own, registry.clone())?,
-            raft: tls::raft_server(own, registry.clone())?,
+            raft: tls::raft_server(own, Arc::new(NodeRegistry(registry.clone())))?,
             quic: tls::quic_server(own, registry.clone())?,
             join: tls::join_server(own)?,
         })
@@ -51,7 +53,7 @@ impl Configs {
 impl TlsPorts {
     /// # Errors
     /// The credentials cannot be used.
-    pub(crate) fn new(own: &Credentials, registry: Arc<dyn Admission>) -> Result<Self, Failure> {
+    pub(crate) fn new(own: &Arc<Credentials>, registry: Arc<Registry>) -> Result<Self, Failure> {
         let configs = Configs::of(own, &registry)
             .map_err(|error| Failure::generic("cannot use the node's certificate", &error))?;
         let Configs { grpc, raft, quic, join } = configs;
@@ -60,6 +62,7 @@ impl TlsPorts {
             raft: watch::Sender::new(raft),
             quic: watch::Sender::new(quic),
             join: watch::Sender::new(join),
+            own: watch::Sender::new(own.clone()),
             registry,
         })
     }
@@ -80,12 +83,18 @@ impl TlsPorts {
         self.join.subscribe()
     }
 
-    fn replace(&self, own: &Credentials) -> Result<(), stratavore_certs::Error> {
+    /// The certificate to dial with.
+    pub(crate) fn own(&self) -> watch::Receiver<Arc<Credentials>> {
+        self.own.subscribe()
+    }
+
+    fn replace(&self, own: &Arc<Credentials>) -> Result<(), stratavore_certs::Error> {
         let configs = Configs::of(own, &self.registry)?;
         self.grpc.send_replace(configs.grpc);
         self.raft.send_replace(configs.raft);
         self.quic.send_replace(configs.quic);
         self.join.send_replace(configs.join);
+        self.own.send_replace(own.clone());
         Ok(())
     }
 }
@@ -95,7 +104,7 @@ pub(crate) struct OwnCertificate {
     pub(crate) node: NodeId,
     pub(crate) advertised: String,
     pub(crate) pki: PathBuf,
-    pub(crate) credentials: Credentials,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) issuer: Issuer,
     pub(crate) ports: TlsPorts,
 }
@@ -129,6 +138,7 @@ impl OwnCertificate {
         let renewed =
             Credentials::new(&issued.ca_der, &issued.certificate_der, key).map_err(|e| failed(&e))?;
         renewed.save(&self.pki, "node").map_err(|e| failed(&e))?;
+        let renewed = Arc::new(renewed);
         self.ports.replace(&renewed).map_err(|e| failed(&e))?;
         self.credentials = renewed;
         Ok(())

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::server::{Options, Server};
 
 /// Runs a node until SIGTERM or SIGINT.
@@ -18,14 +18,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        reason = server.failed() => {
-            // No drain: what failed may be the storage, and a crash is as safe.
-            return Err(Failure::new(
-                Code::Fatal,
-                format!("the node cannot go on: {reason}"),
-                "start it again; if the message names a file or a full disk, see to that first",
-            ));
-        }
+        // No drain: what failed may be the storage, and a crash is as safe.
+        failure = server.failed() => return Err(failure),
     }
     server.drain().await;
     Ok(())

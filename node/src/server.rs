@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stratavore_model::NodeId;
-use stratavore_raft::{Handle, OpenParams, RaftServer, RaftTimings};
+use stratavore_raft::{Connector, Handle, OpenParams, RaftServer, RaftTimings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -15,27 +15,36 @@ use crate::admission::{Connections, Registry};
 use crate::announce::Announce;
 use crate::api::{self, Api};
 use crate::config::Config;
-use crate::data_dir::{DataDir, NodeFile};
+use crate::convert::id;
+use crate::data_dir::{self, DataDir, NodeFile};
 use crate::dispatch::Dispatch;
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::grpc;
 use crate::http::{self, Probes};
 use crate::join::{self, Join};
 use crate::leader::Leader;
 use crate::leader::liveness::Renewals;
 use crate::leader::placement::PlacementCounters;
+use crate::life::{hand_over, refuse_older_program, removed};
 use crate::link::certificate::Issuer;
 use crate::link::endpoint::{Farewell, Link};
 use crate::link::handshake::Greeter;
 use crate::link::hub::Hub;
 use crate::link::ingest::Ingest;
+use crate::link::trust::TrustUpdates;
 use crate::listen;
 use crate::listen::accept::{Acceptor, Admittance};
 use crate::listen::bounds::JoinGate;
 use crate::metrics::{Counted, Metrics};
 use crate::own_certificate::{OwnCertificate, TlsPorts};
+use crate::peer::channels::Channels;
+use crate::peer::contact::Contact;
+use crate::peer::dial::{Dialer, Removal};
+use crate::peer::renewals::RenewalRelay;
+use crate::peer::service::Peers;
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
+use crate::trust::Trust;
 use crate::welcome::Periods;
 
 /// Each step of the drain ends within this time or is left behind: a crash must be as safe as a drain.
@@ -78,8 +87,11 @@ pub struct Server {
     farewell: Farewell,
     announced: mpsc::Receiver<String>,
     root: Tasks,
+    registry: Arc<Registry>,
+    removal: Removal,
+    node: NodeId,
     /// Held until the databases are closed.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 impl std::fmt::Debug for Server {
@@ -125,6 +137,8 @@ struct Parts {
     raft: Handle,
     hub: Hub,
     connections: Connections,
+    registry: Arc<Registry>,
+    channels: Channels,
     issuer: Issuer,
     renewals: Renewals,
     counted: Counted,
@@ -145,15 +159,23 @@ impl Server {
             options.advertise.as_ref().map_or(node.advertise.as_str(), |advertise| advertise.host.as_str());
         let grpc_port = options.advertise.as_ref().and_then(|advertise| advertise.port);
         let ports = address::ports(&options.config, grpc_port, Some(node.ports));
-        let credentials = data_dir.credentials(&node)?;
+        let credentials = Arc::new(data_dir.credentials(&node)?);
         let sockets = Sockets::bind(&address::binds(&options.config, host, ports).await?)?;
         let addresses =
             sockets.addresses().map_err(|error| Failure::generic("a socket has no address", &error))?;
-        let (raft, raft_server) = open_raft(data_dir.path(), &node).await?;
+        let registry = Arc::new(Registry::new(Trust::load(data_dir.path())?));
+        let tls = TlsPorts::new(&credentials, registry.clone())?;
+        let (dialer, removal) = (Dialer::new(tls.own(), registry.clone()), Removal::new());
+        let connector = dialer.connector(removal.clone());
+        let (raft, raft_server) = open_raft(data_dir.path(), &node, connector).await?;
+        refuse_older_program(&raft).await?;
+        registry.attach(raft.clone());
+        // P4: whoever leads stamps, also what other nodes bring.
+        raft.set_stamp(Arc::new(id::now));
 
         let (root, announced) = Tasks::root();
         let groups = Groups::below(&root);
-        let parts = Parts::new(&node, raft.clone(), &credentials, &root, started)?;
+        let parts = Parts::new(&node, raft.clone(), tls, (dialer, registry.clone()), &root, started)?;
         let expires = credentials.validity().map(|validity| validity.not_after_unix_s).unwrap_or(0);
         let secret = credentials.key().pkcs8_der();
         let farewell = parts.start_link(&groups, sockets.quic, secret, periods(&options.config))?;
@@ -175,7 +197,8 @@ impl Server {
         };
         groups.loops.spawn(TaskKind::Certificate, own.run(groups.loops.token().clone()));
         tracing::info!(cluster = %node.cluster_id, node = node.node_id, grpc = %addresses.grpc, "node started");
-        Ok(Self { addresses, raft, groups, farewell, announced, root, _data_dir: data_dir })
+        let node = NodeId(node.node_id);
+        Ok(Self { addresses, raft, groups, farewell, announced, root, registry, removal, node, data_dir })
     }
 
     /// Where the node listens.
@@ -185,18 +208,44 @@ impl Server {
     }
 
     /// Resolves when the node cannot go on, with the reason: the process must exit then, without a drain.
-    pub async fn failed(&mut self) -> String {
-        let raft = self.raft.clone();
-        tokio::select! {
+    pub async fn failed(&mut self) -> Failure {
+        let Self { raft, removal, announced, .. } = self;
+        let (raft, removed) = (raft.clone(), removed(raft.clone(), removal.clone()));
+        let reason = tokio::select! {
             reason = raft.fatal() => reason,
-            Some(reason) = self.announced.recv() => reason,
-        }
+            Some(reason) = announced.recv() => reason,
+            how = removed => {
+                DataDir::mark_removed(self.data_dir.path(), &how);
+                return data_dir::removed(self.node.0, &how);
+            }
+        };
+        Failure::new(
+            Code::Fatal,
+            format!("the node cannot go on: {reason}"),
+            "start it again; if the message names a file or a full disk, see to that first",
+        )
+    }
+
+    /// The consensus that this node takes part in.
+    #[must_use]
+    pub fn raft(&self) -> Handle {
+        self.raft.clone()
+    }
+
+    /// Ends at once, handing nothing over: what a crash looks like to the others.
+    pub async fn halt(self) {
+        let Self { raft, root, registry, farewell, .. } = self;
+        root.stop(Duration::ZERO).await;
+        farewell.wait().await;
+        registry.detach();
+        raft.shutdown().await;
     }
 
     /// Ends in order: no newcomers, viewers, leader loops, agents (which keep their runners), loops, calls in flight,
     /// raft.
     pub async fn drain(self) {
-        let Self { raft, groups, farewell, root, .. } = self;
+        let Self { raft, groups, farewell, root, registry, .. } = self;
+        hand_over(&raft).await;
         for (name, group) in groups.in_order() {
             if !group.stop(STEP_GRACE).await {
                 tracing::debug!(group = name, "tasks did not end in time, they are left behind");
@@ -206,6 +255,7 @@ impl Server {
             }
         }
         root.stop(STEP_GRACE).await;
+        registry.detach();
         raft.shutdown().await;
         tracing::info!("node stopped");
     }
@@ -235,13 +285,17 @@ impl Groups {
     }
 }
 
-async fn open_raft(data_dir: &Path, node: &NodeFile) -> Result<(Handle, RaftServer), Failure> {
+async fn open_raft(
+    data_dir: &Path,
+    node: &NodeFile,
+    connector: Connector,
+) -> Result<(Handle, RaftServer), Failure> {
     let params = OpenParams {
         data_dir: data_dir.to_owned(),
         node_id: NodeId(node.node_id),
         cluster_id: node.cluster_id,
         timings: RaftTimings::default(),
-        connector: None,
+        connector: Some(connector),
     };
     stratavore_raft::open(params).await.map_err(|error| storage::failure(&error))
 }
@@ -257,7 +311,8 @@ impl Parts {
     fn new(
         node: &NodeFile,
         raft: Handle,
-        credentials: &stratavore_certs::Credentials,
+        tls: TlsPorts,
+        (dialer, registry): (Dialer, Arc<Registry>),
         root: &Tasks,
         started: Instant,
     ) -> Result<Self, Failure> {
@@ -266,11 +321,13 @@ impl Parts {
             node: NodeId(node.node_id),
             hub: Hub::default(),
             connections: Connections::new(root.token().child_token()),
+            registry,
+            channels: Channels::new(raft.clone(), dialer),
             issuer: Issuer::new(raft.clone()),
             renewals: Renewals::new(),
             counted,
             placement: PlacementCounters::default(),
-            tls: TlsPorts::new(credentials, Arc::new(Registry::new(raft.clone())))?,
+            tls,
             raft,
             started,
         })
@@ -285,10 +342,17 @@ impl Parts {
     ) -> Result<Farewell, Failure> {
         let (dispatch, dispatch_handle) = Dispatch::new(self.raft.clone(), periods);
         let (ingest, ingest_handle) = Ingest::new(self.raft.clone());
+        let (relay, renewals) = RenewalRelay::new(&self.raft, self.renewals.clone(), self.channels.clone());
         let stop = groups.loops.token();
         groups.loops.spawn(TaskKind::Dispatch, dispatch.run(stop.clone()));
         groups.loops.spawn(TaskKind::Ingest, ingest.run(stop.clone()));
-        groups.loops.spawn(TaskKind::Sweep, self.connections.clone().run(self.raft.clone(), stop.clone()));
+        groups.loops.spawn(TaskKind::Renewals, relay.run(stop.clone()));
+        let contact = Contact { raft: self.raft.clone(), hub: self.hub.clone() };
+        groups.loops.spawn(TaskKind::Contact, contact.run(stop.clone()));
+        let trust = TrustUpdates { raft: self.raft.clone(), hub: self.hub.clone() };
+        groups.loops.spawn(TaskKind::Trust, trust.run(stop.clone()));
+        let sweep = self.connections.clone().run(self.raft.clone(), self.registry.clone(), stop.clone());
+        groups.loops.spawn(TaskKind::Sweep, sweep);
         groups.loops.spawn(TaskKind::Count, self.counted.clone().run(self.raft.clone(), stop.clone()));
         let greeter = Greeter {
             node: self.node,
@@ -297,7 +361,7 @@ impl Parts {
             connections: self.connections.clone(),
             dispatch: dispatch_handle,
             ingest: ingest_handle,
-            renewals: self.renewals.handle(),
+            renewals,
             issuer: self.issuer.clone(),
             counted: self.counted.clone(),
             tasks: groups.link.clone(),
@@ -310,6 +374,7 @@ impl Parts {
 
     fn start_leader(&self, groups: &Groups) {
         let leader = Leader {
+            node: self.node,
             raft: self.raft.clone(),
             renewals: self.renewals.clone(),
             placement: self.placement.clone(),
@@ -325,9 +390,16 @@ impl Parts {
             hub: self.hub.clone(),
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
+            channels: self.channels.clone(),
             started: self.started,
         };
-        let routes = api::routes(Arc::new(api)).await;
+        let peers = Peers {
+            raft: self.raft.clone(),
+            hub: self.hub.clone(),
+            renewals: self.renewals.clone(),
+            tasks: groups.api.clone(),
+        };
+        let routes = api::routes(Arc::new(api), peers).await;
         let acceptor = self.acceptor("grpc", listener, self.tls.grpc(), Admittance::Certified, groups);
         let serving = grpc::api(routes, acceptor.start(), groups.serve.token().clone());
         groups.serve.spawn(TaskKind::Serve, serving);

@@ -27,6 +27,12 @@ pub(crate) enum TaskKind {
     Session,
     /// One viewer's stream through this node.
     Relay,
+    /// Renewals of this node's agents, to the leader.
+    Renewals,
+    /// Watches this node's contact to the leader.
+    Contact,
+    /// Tells agents which nodes there are.
+    Trust,
     /// Desired state down to the agents.
     Dispatch,
     /// Reports up from the agents.
@@ -66,6 +72,9 @@ impl TaskKind {
             Self::Link => ("link", OnError::Fatal),
             Self::Session => ("session", OnError::Log),
             Self::Relay => ("relay", OnError::Log),
+            Self::Renewals => ("renewals", OnError::Fatal),
+            Self::Contact => ("contact", OnError::Fatal),
+            Self::Trust => ("trust", OnError::Fatal),
             Self::Dispatch => ("dispatch", OnError::Fatal),
             Self::Ingest => ("ingest", OnError::Fatal),
             Self::Leader => ("leader", OnError::Fatal),

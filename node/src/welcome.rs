@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 use stratavore_model::query::{DesiredRunner, DesiredWant};
-use stratavore_model::{Epoch, State};
+use stratavore_model::{Epoch, HostId, State};
 use stratavore_proto::v1;
 use stratavore_proto::{AGENT_PROTOCOL_MAX, frame};
 
@@ -79,14 +80,14 @@ pub(crate) fn chunks(lines: Vec<v1::DesiredRunner>, index: Epoch, full: bool) ->
 }
 
 /// What a new connection is told first, but for the set.
-pub(crate) fn message(state: &State, host_epoch: Epoch, periods: Periods) -> v1::Welcome {
+pub(crate) fn message(state: &State, host: HostId, host_epoch: Epoch, periods: Periods) -> v1::Welcome {
     let cluster = state.cluster();
     let lease = cluster.map(|cluster| cluster.lease).unwrap_or_default();
     v1::Welcome {
         protocol: AGENT_PROTOCOL_MAX,
         host_epoch: Some(id::epoch(host_epoch)),
         desired: None,
-        nodes: nodes(state),
+        nodes: gateways(state, host),
         incarnation: state.incarnation(),
         renew_ms: lease.renew_ms,
         lease_ms: lease.ttl_ms,
@@ -109,8 +110,20 @@ pub(crate) fn nodes(state: &State) -> Vec<v1::NodeAddress> {
     state.nodes().filter(|node| !node.removed).map(address).collect()
 }
 
+/// The nodes in the order in which `host` prefers them: a rendezvous hash spreads hosts evenly, gives each a second
+/// choice of its own, and moves no others when a node comes or goes.
+pub(crate) fn gateways(state: &State, host: HostId) -> Vec<v1::NodeAddress> {
+    let mut nodes = nodes(state);
+    nodes.sort_by_cached_key(|node| std::cmp::Reverse(weight(host, node.id)));
+    nodes
+}
+
+fn weight(host: HostId, node: u64) -> [u8; 32] {
+    Sha256::new().chain_update(host.as_str()).chain_update(node.to_be_bytes()).finalize().into()
+}
+
 /// Every registered key of every node: agents accept no others (P18).
-fn trusted(state: &State) -> Vec<v1::TrustedNode> {
+pub(crate) fn trusted(state: &State) -> Vec<v1::TrustedNode> {
     let keys = state.keys().filter(|key| !key.removed);
     keys.filter_map(|key| match key.identity {
         stratavore_model::Actor::Node(node) => {
@@ -131,6 +144,23 @@ mod tests {
     fn big_line(n: usize) -> v1::DesiredRunner {
         let start = v1::RunnerStart { workdir: "x".repeat(48 * 1024), ..Default::default() };
         v1::DesiredRunner { runner: n.to_string(), start: Some(start), ..Default::default() }
+    }
+
+    #[test]
+    fn rendezvous_spreads_hosts_and_moves_only_those_of_a_node_that_left() {
+        let favourite = |host: HostId, nodes: &[u64]| {
+            nodes.iter().copied().max_by_key(|node| weight(host, *node)).unwrap()
+        };
+        let hosts: Vec<HostId> = (0..300_u32).map(|n| format!("{n:0>10}").parse().unwrap()).collect();
+        let mut counts = std::collections::BTreeMap::<u64, usize>::new();
+        for host in &hosts {
+            let before = favourite(*host, &[1, 2, 3]);
+            *counts.entry(before).or_default() += 1;
+            if before != 3 {
+                assert_eq!(favourite(*host, &[1, 2]), before);
+            }
+        }
+        assert!(counts.values().all(|count| (60..=140).contains(count)), "{counts:?}");
     }
 
     #[test]

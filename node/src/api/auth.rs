@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::admission::Peer;
+use crate::admission;
 use crate::api::status::ApiError;
 use crate::listen::stream::ConnectionInfo;
 
@@ -25,6 +25,8 @@ pub(crate) enum Permission {
     Operate,
     /// Change hosts, tokens and quotas.
     Administer,
+    /// What nodes do for each other.
+    Peer,
 }
 
 /// A permission as a type, so that a handler says in its signature what it needs.
@@ -44,7 +46,7 @@ macro_rules! needs {
     };
 }
 
-needs!(Read, Operate, Administer);
+needs!(Read, Operate, Administer, Peer);
 
 /// Every method of every service on the API port, and what it needs.
 pub(crate) const METHODS: &[(&str, Permission)] = &[
@@ -58,19 +60,30 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.RunnerService/ExplainRunner", Permission::Read),
     ("/stratavore.v1.RunnerService/KillRunners", Permission::Operate),
     ("/stratavore.v1.RunnerService/RestartRunner", Permission::Operate),
+    ("/stratavore.v1.RunnerService/DeclareRunnerDead", Permission::Administer),
     ("/stratavore.v1.HostService/ListHosts", Permission::Read),
     ("/stratavore.v1.HostService/SetHostCordon", Permission::Administer),
     ("/stratavore.v1.HostService/LabelHost", Permission::Administer),
     ("/stratavore.v1.HostService/RemoveHost", Permission::Administer),
+    ("/stratavore.v1.HostService/DrainHost", Permission::Administer),
+    ("/stratavore.v1.HostService/DeclareHostDead", Permission::Administer),
     ("/stratavore.v1.TokenService/CreateToken", Permission::Administer),
     ("/stratavore.v1.TokenService/ListTokens", Permission::Administer),
     ("/stratavore.v1.TokenService/RevokeToken", Permission::Administer),
     ("/stratavore.v1.EventService/SubscribeEvents", Permission::Read),
     ("/stratavore.v1.ClusterService/GetStatus", Permission::Read),
+    ("/stratavore.v1.ClusterService/RemoveNode", Permission::Administer),
+    ("/stratavore.v1.ClusterService/TransferLeader", Permission::Administer),
+    ("/stratavore.v1.ClusterService/HandOver", Permission::Peer),
+    ("/stratavore.v1.ClusterService/Finalize", Permission::Administer),
+    ("/stratavore.v1.ClusterService/SetMaintenance", Permission::Administer),
+    ("/stratavore.v1.ClusterService/ResetClock", Permission::Administer),
     ("/stratavore.v1.TerminalService/Attach", Permission::Operate),
     ("/stratavore.v1.TerminalService/ReadLogs", Permission::Operate),
     ("/stratavore.v1.TerminalService/GetScreen", Permission::Operate),
     ("/stratavore.v1.TerminalService/SendInput", Permission::Operate),
+    ("/stratavore.v1.PeerService/Renew", Permission::Peer),
+    ("/stratavore.v1.PeerService/HostStream", Permission::Peer),
     ("/grpc.health.v1.Health/Check", Permission::Probe),
     ("/grpc.health.v1.Health/Watch", Permission::Probe),
     ("/grpc.health.v1.Health/List", Permission::Probe),
@@ -86,7 +99,10 @@ fn needed(path: &str) -> Option<Permission> {
 /// The table of identities. All users have full rights in this release.
 const fn allowed(actor: &Actor, permission: Permission) -> bool {
     match (actor, permission) {
-        (Actor::User(_), _) | (Actor::Node(_), Permission::Probe | Permission::Read) => true,
+        (Actor::User(_), Permission::Peer) => false,
+        (Actor::User(_), _) | (Actor::Node(_), Permission::Probe | Permission::Read | Permission::Peer) => {
+            true
+        }
         // Hosts speak QUIC, and nobody authenticates as the system.
         (Actor::Node(_), Permission::Operate | Permission::Administer)
         | (Actor::Host(_) | Actor::System, _) => false,
@@ -130,7 +146,7 @@ pub(crate) fn require<P: Needs>(extensions: &http::Extensions) -> Result<Authori
 /// What the layer found out about a request.
 #[derive(Debug, Clone)]
 struct Granted {
-    peer: Peer,
+    peer: admission::Peer,
     permission: Permission,
 }
 
@@ -227,8 +243,8 @@ mod tests {
         let node: Actor = "node/2".parse().unwrap();
         let host: Actor = "host/0123456789".parse().unwrap();
         for (method, permission) in METHODS {
-            assert!(allowed(&user, *permission), "{method}");
-            let looks = matches!(permission, Permission::Probe | Permission::Read);
+            assert_eq!(allowed(&user, *permission), *permission != Permission::Peer, "{method}");
+            let looks = matches!(permission, Permission::Probe | Permission::Read | Permission::Peer);
             assert_eq!(allowed(&node, *permission), looks, "{method}");
             assert!(!allowed(&host, *permission), "{method}");
             assert!(!allowed(&Actor::System, *permission), "{method}");
@@ -239,7 +255,7 @@ mod tests {
     fn without_identity_or_with_an_unknown_method_nothing_passes() {
         assert!(matches!(check(METHODS[0].0, None), Err(ApiError::Unauthenticated(_))));
         let info = ConnectionInfo {
-            peer: Some(Peer { actor: "user/alice".parse().unwrap(), spki: [0; 32] }),
+            peer: Some(admission::Peer { actor: "user/alice".parse().unwrap(), spki: [0; 32] }),
             address: ([127, 0, 0, 1], 1).into(),
         };
         assert!(matches!(

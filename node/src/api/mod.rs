@@ -3,10 +3,12 @@
 pub(crate) mod auth;
 mod cluster;
 mod events;
+mod hand_over;
 mod hosts;
 mod projects;
 mod runners;
 pub(crate) mod status;
+mod survey;
 mod terminal;
 mod tokens;
 mod watch;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use stratavore_model::{Command, Entry, NodeId, Rejected, Reply, State};
 use stratavore_proto::v1;
-use stratavore_raft::Handle;
+use stratavore_raft::{Handle, ReadError};
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
@@ -25,6 +27,9 @@ use crate::api::status::ApiError;
 use crate::convert::id;
 use crate::leader::liveness::Renewals;
 use crate::link::hub::Hub;
+use crate::peer::channels::Channels;
+use crate::peer::service::Peers;
+use crate::propose::until_committed;
 use crate::tasks::Tasks;
 
 /// Longest request: an entry's bound (P23) and what is around it.
@@ -32,6 +37,16 @@ pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 /// Messages that wait for a slow reader of a stream; then the sender waits, and a watcher falls behind and is resynced.
 const STREAM_QUEUE: usize = 16;
+
+/// How long a mutation is proposed again under its request id, for callers without a deadline of their own: several
+/// elections. A deadline of the caller's ends it earlier, because it drops the call.
+const MUTATION_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a read waits for somebody to lead: an election takes two seconds.
+const READ_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Between two attempts of a read.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A single node confirms a read at once; longer means that there is no quorum, and the answer is labelled instead.
 const STATUS_READ_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +58,8 @@ pub(crate) struct Api {
     pub(crate) hub: Hub,
     pub(crate) renewals: Renewals,
     pub(crate) tasks: Tasks,
+    /// To the API ports of other nodes.
+    pub(crate) channels: Channels,
     pub(crate) started: Instant,
 }
 
@@ -67,7 +84,7 @@ impl Api {
                 term: None,
                 command: command?,
             };
-            let reply = self.raft.propose(entry).await?.reply.into_result()?;
+            let reply = until_committed(&self.raft, entry, MUTATION_PATIENCE).await?.reply.into_result()?;
             self.raft.read(|state| show(state, &reply)).ok_or_else(|| {
                 ApiError::Internal(format!(
                     "the reply {reply:?} does not fit the request, or its object is gone"
@@ -85,7 +102,15 @@ impl Api {
         if read.is_some_and(|read| read.stale) {
             return Ok(self.stale());
         }
-        Ok(v1::ReadInfo { applied_index: self.raft.linearize().await?, stale: false })
+        let give_up = Instant::now() + READ_PATIENCE;
+        loop {
+            match self.raft.linearize().await {
+                Ok(applied_index) => return Ok(v1::ReadInfo { applied_index, stale: false }),
+                Err(error @ ReadError::Stopped(_)) => return Err(error.into()),
+                Err(error) if Instant::now() >= give_up => return Err(error.into()),
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
     }
 
     fn stale(&self) -> v1::ReadInfo {
@@ -105,10 +130,11 @@ const SERVICES: [&str; 7] = [
 ];
 
 /// All services of the API port.
-pub(crate) async fn routes(api: Arc<Api>) -> Routes {
+pub(crate) async fn routes(api: Arc<Api>, peers: Peers) -> Routes {
     use v1::cluster_service_server::ClusterServiceServer;
     use v1::event_service_server::EventServiceServer;
     use v1::host_service_server::HostServiceServer;
+    use v1::peer_service_server::PeerServiceServer;
     use v1::project_service_server::ProjectServiceServer;
     use v1::runner_service_server::RunnerServiceServer;
     use v1::terminal_service_server::TerminalServiceServer;
@@ -130,6 +156,7 @@ pub(crate) async fn routes(api: Arc<Api>) -> Routes {
         ClusterServiceServer,
         TerminalServiceServer
     );
+    routes.add_service(PeerServiceServer::new(peers).max_decoding_message_size(REQUEST_BYTES_MAX));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     for service in SERVICES {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stratavore_model::{Code, Epoch, HostId, Rejected, RunnerRecord, RunnerState, State, query};
+use stratavore_model::{Actor, Code, Epoch, HostId, Rejected, RunnerRecord, RunnerState, State, query};
 use stratavore_proto::v1::terminal_service_server::TerminalService;
 use stratavore_proto::v1::{
     self, AttachOpen, AttachRequest, AttachResponse, GetScreenRequest, GetScreenResponse, ReadLogsRequest,
@@ -18,8 +18,8 @@ use crate::api::auth::{self, Operate};
 use crate::api::status::ApiError;
 use crate::api::{Api, STREAM_QUEUE};
 use crate::convert::{explain, id};
-use crate::link::hub::SessionHandle;
-use crate::link::relay::{self, RelayError, Replies, Requests};
+use crate::link::relay::{RelayError, Replies, Requests};
+use crate::peer::terminal::Way;
 use crate::tasks::TaskKind;
 
 /// A client that attaches says what it wants at once.
@@ -35,7 +35,8 @@ const INPUT_BYTES_MAX: usize = 64 * 1024;
 struct Target {
     runner: String,
     epoch: v1::Epoch,
-    session: SessionHandle,
+    host: HostId,
+    way: Way,
 }
 
 #[tonic::async_trait]
@@ -54,7 +55,7 @@ impl TerminalService for Api {
         let viewer = who.actor().to_string();
         let header =
             v1::AttachStream { runner: target.runner, epoch: Some(target.epoch), open: Some(open), viewer };
-        let opened = relay::open(&target.session, stream_header::Request::Attach(header)).await;
+        let opened = target.way.open(target.host, who.actor(), stream_header::Request::Attach(header)).await;
         let (up, down) = opened.map_err(ApiError::from)?;
         let (out, stream) = mpsc::channel(STREAM_QUEUE);
         self.relay(attached(requests, up, down, out));
@@ -65,12 +66,12 @@ impl TerminalService for Api {
         &self,
         request: Request<ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
-        auth::require::<Operate>(request.extensions())?;
+        let who = auth::require::<Operate>(request.extensions())?;
         let read = request.into_inner();
         let wait = if read.follow { Wait::Started } else { Wait::Placed };
         let target = self.target(&read.runner, read.epoch, wait).await?;
         let header = v1::LogStream { runner: target.runner, epoch: Some(target.epoch), read: Some(read) };
-        let opened = relay::open(&target.session, stream_header::Request::Logs(header)).await;
+        let opened = target.way.open(target.host, who.actor(), stream_header::Request::Logs(header)).await;
         let (up, down) = opened.map_err(ApiError::from)?;
         up.finish();
         let (out, stream) = mpsc::channel(STREAM_QUEUE);
@@ -82,10 +83,10 @@ impl TerminalService for Api {
         &self,
         request: Request<GetScreenRequest>,
     ) -> Result<Response<GetScreenResponse>, Status> {
-        auth::require::<Operate>(request.extensions())?;
+        let who = auth::require::<Operate>(request.extensions())?;
         let target = self.target(&request.into_inner().runner, None, Wait::Started).await?;
         let header = v1::ScreenStream { runner: target.runner, epoch: Some(target.epoch) };
-        match ask(&target.session, stream_header::Request::Screen(header)).await? {
+        match ask(&target.way, target.host, who.actor(), stream_header::Request::Screen(header)).await? {
             host_stream_reply::Reply::Screen(screen) => Ok(Response::new(screen)),
             _ => Err(ApiError::from(RelayError::Confused).into()),
         }
@@ -106,7 +107,7 @@ impl TerminalService for Api {
             steal: request.steal,
             viewer: who.actor().to_string(),
         };
-        match ask(&target.session, stream_header::Request::Input(header)).await? {
+        match ask(&target.way, target.host, who.actor(), stream_header::Request::Input(header)).await? {
             host_stream_reply::Reply::Input(response) => Ok(Response::new(response)),
             _ => Err(ApiError::from(RelayError::Confused).into()),
         }
@@ -122,10 +123,12 @@ fn bounded_input(request: &SendInputRequest) -> Result<(), Rejected> {
 }
 
 async fn ask(
-    session: &SessionHandle,
+    way: &Way,
+    host: HostId,
+    caller: &Actor,
     request: stream_header::Request,
 ) -> Result<host_stream_reply::Reply, ApiError> {
-    let (up, down) = relay::open(session, request).await?;
+    let (up, down) = way.open(host, caller, request).await?;
     up.finish();
     Ok(down.one().await?)
 }
@@ -179,8 +182,18 @@ impl Api {
         };
         let found = tokio::time::timeout(START_TIMEOUT, waiting).await;
         let (runner, epoch, host) = found.map_err(|_| self.not_started(runner))??;
-        let session = self.hub.get(host).ok_or_else(|| self.disconnected(host))?;
-        Ok(Target { runner, epoch: id::epoch(epoch), session })
+        let way = self.way_to(host).ok_or_else(|| self.disconnected(host))?;
+        Ok(Target { runner, epoch: id::epoch(epoch), host, way })
+    }
+
+    /// Here, or over the node that took the host's last hello.
+    fn way_to(&self, host: HostId) -> Option<Way> {
+        if let Some(session) = self.hub.get(host) {
+            return Some(Way::Here(session));
+        }
+        let gateway = self.raft.read(|state| state.host(host).and_then(|host| host.gateway))?;
+        let way = || Way::There { gateway, channels: self.channels.clone() };
+        (gateway != self.node).then(way)
     }
 
     /// Why a runner has not started in all that time.
@@ -197,7 +210,7 @@ impl Api {
     fn disconnected(&self, host: HostId) -> ApiError {
         let name = self.raft.read(|state| state.host(host).map(|host| host.name.to_string()));
         let name = name.unwrap_or_else(|| host.to_string());
-        ApiError::HostUnavailable { message: format!("host {name} is not connected to this node") }
+        ApiError::HostUnavailable { message: format!("host {name} is not connected to any node") }
     }
 
     fn relay(&self, work: impl Future<Output = ()> + Send + 'static) {
@@ -311,6 +324,7 @@ impl From<RelayError> for ApiError {
             "not_found" => (Code::RunnerNotFound, "look at `stratavore describe` for its state"),
             "driver_taken" => (Code::DriverTaken, "watch with --observe, or take over with --steal"),
             "ended" => (Code::RunnerEnded, "read its output with `stratavore logs`"),
+            "not_allowed" => (Code::NotAllowed, "ask for a user that is not removed"),
             "no_terminal" => (Code::NoTerminal, "read its output with `stratavore logs`"),
             _ => return Self::HostUnavailable { message },
         };

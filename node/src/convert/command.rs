@@ -4,7 +4,7 @@ use stratavore_model::command::{
     CordonHost, CreateProject, CreateToken, Joiner, Kill, LAUNCH_COUNT_MAX, LabelHost, Launch, RedeemToken,
     RemoveHost, Restart, RevokeToken, Selector, SetQuota,
 };
-use stratavore_model::{Command, HostId, Rejected, RunnerId};
+use stratavore_model::{Command, HostId, NodeAddresses, Rejected, RunnerId};
 use stratavore_proto::v1;
 
 use crate::convert::{id, runner, token};
@@ -103,7 +103,17 @@ pub(crate) fn redeem(
             slots: request.slots,
         },
         Ok(v1::Role::User) => Joiner::User { name: id::parse_optional("name", &request.name)? },
-        Ok(v1::Role::Node) => return Err(node_join_later()),
+        Ok(v1::Role::Node) => {
+            let Some(v1::NodeAddress { grpc, quic, raft, join, .. }) = request.node else {
+                return Err(Rejected::bad_argument(
+                    "node",
+                    "a node must say where it listens",
+                    "join with `stratavored join`",
+                ));
+            };
+            let addresses = NodeAddresses { grpc, quic, raft, join };
+            Joiner::Node { addresses, version: request.version, max_version: request.max_version }
+        }
         Ok(v1::Role::Unspecified) | Err(_) => {
             return Err(Rejected::bad_argument(
                 "role",
@@ -114,15 +124,6 @@ pub(crate) fn redeem(
     };
     let token = id::parse("token_id", &request.token_id)?;
     Ok(Command::RedeemToken(RedeemToken { token, secret_sha256, spki, joiner }))
-}
-
-fn node_join_later() -> Rejected {
-    Rejected::new(
-        stratavore_model::Code::NotSupportedYet,
-        "joining further nodes is not supported yet",
-        "run one node; several nodes arrive with the next release",
-    )
-    .field("role")
 }
 
 fn no_randomness(error: &id::NoRandomness) -> Rejected {
@@ -163,9 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn joining_as_node_is_refused_with_the_reason() {
+    fn a_joining_node_must_say_where_it_listens() {
         let request = v1::JoinRequest { role: v1::Role::Node as i32, ..Default::default() };
-        let rejected = redeem(request, [0; 32], [0; 32]).unwrap_err();
-        assert_eq!(rejected.code, stratavore_model::Code::NotSupportedYet);
+        let rejected = redeem(request.clone(), [0; 32], [0; 32]).unwrap_err();
+        assert_eq!(rejected.field.as_deref(), Some("node"));
+        let node = Some(v1::NodeAddress { raft: "10.0.0.1:50053".into(), ..Default::default() });
+        let request = v1::JoinRequest { node, token_id: "0123456789".into(), ..request };
+        let command = redeem(request, [0; 32], [0; 32]).unwrap();
+        assert!(matches!(command, Command::RedeemToken(RedeemToken { joiner: Joiner::Node { .. }, .. })));
     }
 }

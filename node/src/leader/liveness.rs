@@ -1,20 +1,22 @@
-//! Host liveness (P5, P7): one task on the leader owns renewals. A renewal is granted after a quorum round that began
-//! after it arrived; one round serves all that arrived meanwhile. A host without renewal for 1.01 leases, by this
-//! leader's own clock in its own term, is unreachable until it renews.
+//! The shell around [`Leases`]: one task on the leader owns renewals and fences (P5, P7). A renewal is granted after a
+//! quorum round that began after it arrived; one round serves all that arrived meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stratavore_model::command::{HostReachable, HostUnreachable};
-use stratavore_model::{Command, Epoch, HostId, HostState, State};
-use stratavore_proto::v1::{self, node_message};
+use stratavore_model::command::HostReachable;
+use stratavore_model::query::{self, Coverable, GrantTerms};
+use stratavore_model::{Command, Epoch, HostId, HostState, LeaseNumbers, State};
+use stratavore_proto::v1;
+use stratavore_raft::Handle;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::id;
 use crate::leader::Term;
-use crate::link::hub::SessionHandle;
+use crate::leader::lease::{Answer, HostView, Leases, Moment, Renewal, World};
+use crate::peer::renewals::ReplyTo;
 
 /// Renewals that wait for one quorum round: those of every agent of a node, twice over.
 const QUEUE: usize = 2 * crate::link::SESSIONS_MAX;
@@ -22,31 +24,15 @@ const QUEUE: usize = 2 * crate::link::SESSIONS_MAX;
 /// Renewals served by one round.
 const BATCH_MAX: usize = 4096;
 
-/// The leader's clock and the agents' may differ by this much in rate.
-const DRIFT_PERCENT: u64 = 101;
-
 /// Looks at the clocks per lease: an expiry is noticed a twentieth of a lease late at most.
 const LOOKS_PER_LEASE: u32 = 20;
 
-/// One renewal on its way to a grant.
-struct Request {
-    session: SessionHandle,
-    renewal: v1::Renewal,
-    received: Instant,
-}
-
-/// Takes renewals from sessions.
-#[derive(Clone)]
-pub(crate) struct RenewalHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl RenewalHandle {
-    /// Queues a renewal. A full queue drops it: the agent sends the next one in two seconds.
-    pub(crate) fn submit(&self, session: &SessionHandle, renewal: v1::Renewal) {
-        let request = Request { session: session.clone(), renewal, received: Instant::now() };
-        self.requests.try_send(request).ok();
-    }
+/// A renewal at the leader, on its way to an answer.
+pub(crate) struct Request {
+    pub(crate) host: HostId,
+    pub(crate) renewal: v1::Renewal,
+    pub(crate) received: Instant,
+    pub(crate) reply: ReplyTo,
 }
 
 /// What liveness knows, for whoever shows it, and the queue that its loop takes from.
@@ -55,19 +41,19 @@ pub(crate) struct Renewals {
     /// When each host's clock began, in this leader's term.
     clocks: Arc<StdMutex<BTreeMap<HostId, Instant>>>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
-    handle: RenewalHandle,
+    sender: mpsc::Sender<Request>,
 }
 
 impl Renewals {
     pub(crate) fn new() -> Self {
         let (sender, requests) = mpsc::channel(QUEUE);
-        let handle = RenewalHandle { requests: sender };
-        Self { clocks: Arc::default(), requests: Arc::new(Mutex::new(requests)), handle }
+        Self { clocks: Arc::default(), requests: Arc::new(Mutex::new(requests)), sender }
     }
 
-    /// Where sessions put renewals.
-    pub(crate) fn handle(&self) -> RenewalHandle {
-        self.handle.clone()
+    /// Queues a renewal for this node's own judgement, if it leads. A full queue drops it: the agent sends the next one
+    /// in two seconds.
+    pub(crate) fn judge(&self, request: Request) {
+        self.sender.try_send(request).ok();
     }
 
     /// The table dies with the term (P7).
@@ -90,19 +76,33 @@ pub(crate) struct Liveness {
     term: Term,
     renewals: Renewals,
     lease: Duration,
+    origin: Instant,
+    leases: Leases,
 }
 
 impl Liveness {
     pub(crate) fn new(term: Term, renewals: Renewals) -> Self {
-        let lease_ms =
-            term.raft.read(|state| state.cluster().map(|cluster| cluster.lease).unwrap_or_default().ttl_ms);
-        Self { term, renewals, lease: Duration::from_millis(lease_ms) }
+        let lease = Duration::from_millis(term.raft.read(|state| numbers(state).ttl_ms));
+        Self { term, renewals, lease, origin: Instant::now(), leases: Leases::new(Moment::ZERO) }
+    }
+
+    fn now(&self) -> Moment {
+        self.origin.elapsed()
     }
 
     /// Runs until the term ends.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let requests = self.renewals.requests.clone();
         let mut requests = requests.lock().await;
+        // P7: the clocks of this term begin with its own first commit, which a confirmed read implies.
+        while let Err(error) = self.term.raft.linearize().await {
+            tracing::debug!(%error, "the term has not begun yet");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.lease / LOOKS_PER_LEASE) => {}
+            }
+        }
+        self.leases = Leases::new(self.now());
         let pause = self.lease / LOOKS_PER_LEASE;
         let mut batch = Vec::new();
         let mut looked = Instant::now();
@@ -113,113 +113,178 @@ impl Liveness {
                     if received == 0 {
                         return;
                     }
-                    self.grant(&mut batch).await;
+                    self.answer(&mut batch).await;
                 }
                 () = tokio::time::sleep(pause.saturating_sub(looked.elapsed())) => {}
             }
             if looked.elapsed() >= pause {
-                self.look(looked.elapsed()).await;
+                self.look().await;
                 looked = Instant::now();
             }
         }
     }
 
-    /// Grants a batch after one quorum round that began when all of it had arrived (P5).
-    async fn grant(&self, batch: &mut Vec<Request>) {
+    /// Answers a batch after one quorum round that began when all of it had arrived (P5).
+    async fn answer(&mut self, batch: &mut Vec<Request>) {
         if let Err(error) = self.term.raft.linearize().await {
             tracing::debug!(%error, renewals = batch.len(), "renewals not granted");
             batch.clear();
             return;
         }
-        let unbounded = self.term.raft.read(|state| state.hosts_present() <= 1);
-        for Request { session, renewal, received } in batch.drain(..) {
-            let host = session.host();
-            match self.term.raft.read(|state| judge(state, host, &renewal)) {
-                Judgement::Fenced => session.send(node_message::Message::Refused(fenced())),
-                Judgement::Granted { unreachable } => {
-                    if let Some(host_epoch) = unreachable {
-                        self.reachable(host, host_epoch).await;
-                    }
-                    self.renewals.clocks(|clocks| {
-                        let clock = clocks.entry(host).or_insert(received);
-                        *clock = received.max(*clock);
-                    });
-                    let grant = v1::Grant { renewal: Some(renewal), unbounded };
-                    session.send(node_message::Message::Grant(grant));
+        for Request { host, renewal, received, reply } in batch.drain(..) {
+            let (terms, unreachable) = self.term.raft.read(|state| terms_of(state, host, &renewal));
+            let Some(named) = renewal.host_epoch.map(id::epoch_of) else {
+                reply.refuse(self.term.raft.read(|state| fenced(state, host)));
+                continue;
+            };
+            let judged = Renewal {
+                host,
+                host_epoch: named,
+                b0_ns: renewal.b0_ns,
+                bounded: renewal.bounded,
+                received: received.saturating_duration_since(self.origin),
+                terms,
+            };
+            let (answer, due) = self.leases.on_renewal(&judged);
+            if matches!(answer, Answer::Grant { .. }) {
+                if unreachable {
+                    self.reachable(host, named).await;
                 }
+                self.show(host, named);
+            }
+            match answer {
+                Answer::Grant { unbounded, bounding, widen_ms } => {
+                    reply.grant(v1::Grant { renewal: Some(renewal), unbounded, bounding, widen_ms });
+                }
+                Answer::Fenced => reply.refuse(self.term.raft.read(|state| fenced(state, host))),
+                Answer::Silence => {}
+            }
+            if let Some(command) = due {
+                self.propose(command).await;
             }
         }
+    }
+
+    /// For `hosts`: since when this host's lease runs.
+    fn show(&self, host: HostId, host_epoch: Epoch) {
+        let Some(since) = self.leases.since(host, host_epoch) else { return };
+        let since = self.origin + since;
+        self.renewals.clocks(|clocks| clocks.insert(host, since));
     }
 
     async fn reachable(&self, host: HostId, host_epoch: Epoch) {
         tracing::info!(%host, "host renews again");
-        if let Err(error) =
-            self.term.propose(Command::HostReachable(HostReachable { host, host_epoch })).await
-        {
+        let command = Command::HostReachable(HostReachable { host, host_epoch });
+        if let Err(error) = self.term.propose(command).await {
             tracing::info!(%host, %error, "return of the host was not committed");
         }
     }
 
-    /// Looks at every clock; `gap` is how long ago that was done before.
-    async fn look(&self, gap: Duration) {
-        let ready = self.term.raft.read(ready_hosts);
-        let now = Instant::now();
-        // P13: a leader that was away (stopped, starved) has no right to judge by what it did not hear.
-        let restart = gap > self.lease / 2;
-        if restart {
-            tracing::warn!(gap_ms = gap.as_millis(), "this leader was away, all lease clocks start again");
+    async fn look(&mut self) {
+        let now = self.now();
+        let due = self.leases.on_tick(now, &Applied(&self.term.raft));
+        for command in due {
+            self.propose(command).await;
         }
-        let limit = self.lease * u32::try_from(DRIFT_PERCENT).unwrap_or(u32::MAX) / 100;
-        let expired: Vec<(HostId, Epoch)> = self.renewals.clocks(|clocks| {
-            clocks.retain(|host, _| ready.contains_key(host));
-            let is_expired = |(host, host_epoch): (&HostId, &Epoch)| {
-                let clock = clocks.entry(*host).or_insert(now);
-                if restart {
-                    *clock = now;
-                }
-                (now.duration_since(*clock) > limit).then_some((*host, *host_epoch))
-            };
-            ready.iter().filter_map(is_expired).collect()
+        self.refresh_shown();
+    }
+
+    /// Hosts that are gone are not shown; those that never renewed in this term are shown since its beginning.
+    fn refresh_shown(&self) {
+        let live = self.term.raft.read(|state| {
+            let live = state.hosts().filter_map(|host| Some((host.id, host.host_epoch?)));
+            live.collect::<Vec<_>>()
         });
-        for (host, host_epoch) in expired {
-            tracing::warn!(%host, "no renewal for 1.01 leases: unreachable");
-            let command = Command::HostUnreachable(HostUnreachable { host, host_epoch });
-            if let Err(error) = self.term.propose(command).await {
-                tracing::info!(%host, %error, "loss of the host was not committed");
+        let since = |(host, host_epoch): (HostId, Epoch)| {
+            Some((host, self.origin + self.leases.since(host, host_epoch)?))
+        };
+        let shown: BTreeMap<HostId, Instant> = live.into_iter().filter_map(since).collect();
+        self.renewals.clocks(|clocks| *clocks = shown);
+    }
+
+    async fn propose(&mut self, command: Command) {
+        let name = command.name();
+        match &command {
+            Command::HostUnreachable(at) => {
+                tracing::warn!(host = %at.host, "no renewal for 1.01 leases: unreachable");
             }
+            Command::FenceHost(fence) => {
+                let (runners, waited_ms) = (fence.runners.len(), fence.waited_ms);
+                tracing::warn!(host = %fence.host, runners, waited_ms, "holds have passed: the host is fenced");
+            }
+            _ => tracing::info!(command = name, "due"),
+        }
+        let proposed = self.term.propose(command.clone()).await;
+        self.leases.on_proposed(&command, proposed.is_ok());
+        match proposed.map(|applied| applied.reply.into_result()) {
+            Ok(Ok(_)) => {}
+            Ok(Err(rejected)) => tracing::info!(command = name, %rejected, "refused by apply"),
+            // P7: unknown, not no.
+            Err(error) => tracing::info!(command = name, %error, "was not committed as far as is known"),
         }
     }
 }
 
-/// The answer to a renewal.
-enum Judgement {
-    /// The host epoch is not the present one: never granted (P3).
-    Fenced,
-    Granted {
-        /// The host was taken for unreachable, under this epoch.
-        unreachable: Option<Epoch>,
-    },
+fn numbers(state: &State) -> LeaseNumbers {
+    state.cluster().map(|cluster| cluster.lease).unwrap_or_default()
 }
 
-fn judge(state: &State, host: HostId, renewal: &v1::Renewal) -> Judgement {
-    let Some(record) = state.host(host) else { return Judgement::Fenced };
+/// What the applied state says about the renewal's host epoch, and whether the host is shown as unreachable.
+fn terms_of(state: &State, host: HostId, renewal: &v1::Renewal) -> (Option<GrantTerms>, bool) {
+    let Some(record) = state.host(host) else { return (None, false) };
     let named = renewal.host_epoch.map(id::epoch_of);
     if named.is_none() || named != record.host_epoch || renewal.boot_id != record.boot_id {
-        return Judgement::Fenced;
+        return (None, false);
     }
     match record.state {
-        HostState::Ready => Judgement::Granted { unreachable: None },
-        HostState::Unreachable => Judgement::Granted { unreachable: named },
-        HostState::Joined | HostState::Removed => Judgement::Fenced,
+        HostState::Ready => (query::grant_terms(state, host), false),
+        HostState::Unreachable => (query::grant_terms(state, host), true),
+        HostState::Joined | HostState::Removed => (None, false),
     }
 }
 
-fn ready_hosts(state: &State) -> BTreeMap<HostId, Epoch> {
-    let ready = state.hosts().filter(|host| host.state == HostState::Ready);
-    ready.filter_map(|host| Some((host.id, host.host_epoch?))).collect()
+/// P3: what the agent must show dead before its host gets a new epoch.
+pub(crate) fn fenced(state: &State, host: HostId) -> v1::Refused {
+    let covered = state.host(host).map(|record| record.covered.clone()).unwrap_or_default();
+    let line = |(runner, epoch): (stratavore_model::RunnerId, Epoch)| v1::RunnerEpoch {
+        runner: runner.to_string(),
+        epoch: Some(id::epoch(epoch)),
+    };
+    v1::Refused {
+        code: "fenced".to_owned(),
+        message: "the host epoch has ended: end what a fence covers, then connect again".to_owned(),
+        covered: covered.into_iter().map(line).collect(),
+    }
 }
 
-fn fenced() -> v1::Refused {
-    let message = "the host epoch has ended: connect again for a new one".to_owned();
-    v1::Refused { code: "fenced".to_owned(), message }
+/// The applied state, as the core reads it.
+struct Applied<'a>(&'a Handle);
+
+impl World for Applied<'_> {
+    fn hosts(&self) -> Vec<HostView> {
+        self.0.read(|state| {
+            let view = |host: &stratavore_model::HostRecord| HostView {
+                host: host.id,
+                live: host.host_epoch,
+                ready: host.state == HostState::Ready,
+                fenced: host.fenced,
+                rebooted: host.rebooted.map(|reboot| reboot.old),
+                unlisted: host.unlisted,
+                ttl_ms: host.lease.ttl_ms,
+            };
+            state.hosts().map(view).collect()
+        })
+    }
+
+    fn coverable(&self, host: HostId) -> Vec<Coverable> {
+        self.0.read(|state| query::coverable(state, host))
+    }
+
+    fn reboot_waiting(&self, host: HostId) -> Vec<Coverable> {
+        self.0.read(|state| query::reboot_waiting(state, host))
+    }
+
+    fn hold_max_ms(&self) -> u64 {
+        self.0.read(|state| numbers(state).hold_max_ms)
+    }
 }

@@ -1,19 +1,22 @@
-//! What only a leader does: place runners, judge whether hosts are alive, keep state bounded. A group of loops is born
+//! What only a leader does: place runners, judge whether hosts are alive, keep state bounded and the voters right. A group of loops is born
 //! when this node begins to lead a term and dies with it; each proposal carries the term (P7).
 
+pub(crate) mod lease;
 pub(crate) mod liveness;
+pub(crate) mod membership;
 pub(crate) mod placement;
 pub(crate) mod timers;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use stratavore_model::{Actor, Command, Entry};
+use stratavore_model::{Actor, Command, Entry, NodeId};
 use stratavore_raft::{Applied, Handle, ProposeError};
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::id;
 use crate::leader::liveness::{Liveness, Renewals};
+use crate::leader::membership::Membership;
 use crate::leader::placement::{Placement, PlacementCounters};
 use crate::leader::timers::Timers;
 use crate::tasks::{TaskKind, Tasks};
@@ -42,6 +45,7 @@ impl Term {
 
 /// Watches leadership and owns the group of the term.
 pub(crate) struct Leader {
+    pub(crate) node: NodeId,
     pub(crate) raft: Handle,
     pub(crate) renewals: Renewals,
     pub(crate) placement: PlacementCounters,
@@ -84,6 +88,10 @@ impl Leader {
         let placement = Placement::new(term.clone(), self.placement.clone());
         tasks.spawn_infallible(TaskKind::LeaderLoop, placement.run(stop.clone()));
         tasks.spawn_infallible(TaskKind::LeaderLoop, Timers::new(term.clone()).run(stop.clone()));
+        tasks.spawn_infallible(
+            TaskKind::LeaderLoop,
+            Membership::new(term.clone(), self.node).run(stop.clone()),
+        );
         tasks.spawn_infallible(TaskKind::LeaderLoop, Liveness::new(term, self.renewals.clone()).run(stop));
         tasks
     }

@@ -24,6 +24,9 @@ pub(crate) enum IssueError {
     Ca(#[source] stratavore_certs::Error),
     #[error("this node has no cluster state yet")]
     NoCluster,
+    /// P17: the registry that is known here may be old.
+    #[error("this node has lost touch with the rest of the cluster")]
+    Stale,
 }
 
 /// A certificate and the CA it chains to, in DER.
@@ -53,6 +56,9 @@ impl Issuer {
         key: &PublicKey,
         names: &[String],
     ) -> Result<Issued, IssueError> {
+        if !self.raft.is_fresh() {
+            return Err(IssueError::Stale);
+        }
         let (cluster, ca_cert, ca_key) = self
             .raft
             .read(|state| {
@@ -76,6 +82,7 @@ impl Issuer {
             let entry = Entry { actor: actor.clone(), request_id: None, at: id::now(), term: None, command };
             self.raft.propose(entry).await?.reply.into_result().map(drop::<Reply>)?;
         }
+        self.raft.linearize().await.map_err(|_| IssueError::Stale)?;
         self.issue(&actor, &key, &[])
     }
 

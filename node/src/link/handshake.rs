@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use stratavore_model::{
-    Actor, Code, Command, Entry, Epoch, HostId, NodeId, ObservedKey, Rejected, Reply, RunnerId,
+    Actor, Code, Command, Entry, Epoch, HostId, NodeId, ObservedKey, Rejected, Reply, RunnerId, State,
 };
 use stratavore_proto::frame::{self, FrameReader};
 use stratavore_proto::v1::{self, NodeMessage, agent_message, node_message};
@@ -13,13 +13,14 @@ use stratavore_raft::{Handle, ProposeError};
 use crate::admission::{Connections, Peer};
 use crate::convert::{agent, id};
 use crate::dispatch::DispatchHandle;
-use crate::leader::liveness::RenewalHandle;
+use crate::leader::liveness;
 use crate::link::certificate::Issuer;
 use crate::link::hub::Hub;
 use crate::link::ingest::IngestHandle;
 use crate::link::session::{Session, Up};
 use crate::link::{HELLO_TIMEOUT, SESSIONS_MAX, close};
 use crate::metrics::Counted;
+use crate::peer::renewals::RenewalHandle;
 use crate::tasks::Tasks;
 
 /// Longest version and boot id texts that are taken into state; ours are 5 and 36 characters.
@@ -45,6 +46,9 @@ enum Refusal {
     /// Told to the agent as `Refused{code, message}`.
     #[error("{code}: {message}")]
     Said { code: &'static str, message: String },
+    /// P3: epochs that a fence covered live on there.
+    #[error("fenced: {0}")]
+    Fenced(String, Vec<v1::RunnerEpoch>),
     /// The host was removed: told as `Removed` (P18).
     #[error("host removed")]
     Removed,
@@ -163,6 +167,9 @@ impl Greeter {
         let applied = self.raft.propose(entry).await.map_err(|error| not_committed(&error))?;
         match applied.reply {
             Reply::Connected { host_epoch, acknowledged } => Ok((host_epoch, acknowledged)),
+            Reply::Rejected(rejected) if rejected.code == Code::CoveredAlive => {
+                Err(self.raft.read(|state| covered(state, host, rejected.message)))
+            }
             Reply::Rejected(rejected) => Err(refused(rejected)),
             other => Err(Refusal::Silent(format!("unexpected reply {other:?}"))),
         }
@@ -204,10 +211,16 @@ fn not_committed(error: &ProposeError) -> Refusal {
         ProposeError::TooLarge { .. } => {
             Refusal::said("protocol", "the hello lists more than one entry can hold")
         }
-        ProposeError::NotLeader { .. } | ProposeError::Unknown(_) | ProposeError::Stopped(_) => {
-            Refusal::said("unavailable", error.to_string())
-        }
+        ProposeError::NotLeader { .. }
+        | ProposeError::Unknown(_)
+        | ProposeError::Stopped(_)
+        | ProposeError::Refused(_) => Refusal::said("unavailable", error.to_string()),
     }
+}
+
+/// What the agent has to end before its host gets a new epoch (P3).
+fn covered(state: &State, host: HostId, message: String) -> Refusal {
+    Refusal::Fenced(message, liveness::fenced(state, host).covered)
 }
 
 fn refused(rejected: Rejected) -> Refusal {
@@ -228,8 +241,12 @@ async fn say(send: &mut quinn::SendStream, quic: &quinn::Connection, refusal: Re
             let removed = v1::Removed { reason: "the host was removed from the cluster".to_owned() };
             (close::REMOVED, node_message::Message::Removed(removed))
         }
+        Refusal::Fenced(message, covered) => {
+            let refused = v1::Refused { code: "fenced".to_owned(), message, covered };
+            (close::REFUSED, node_message::Message::Refused(refused))
+        }
         Refusal::Said { code, message } => {
-            let refused = v1::Refused { code: code.to_owned(), message };
+            let refused = v1::Refused { code: code.to_owned(), message, covered: Vec::new() };
             (close::REFUSED, node_message::Message::Refused(refused))
         }
     };

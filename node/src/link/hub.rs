@@ -145,6 +145,11 @@ impl Hub {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(&host).cloned()
     }
 
+    /// The agents of this node.
+    pub(crate) fn all(&self) -> Vec<SessionHandle> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// Hosts connected to this node whose disk is full.
     pub(crate) fn full_disks(&self) -> Vec<HostId> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 //! is collected, and goes into the next one.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use prost::Message;
 use stratavore_model::command::{OBSERVATIONS_MAX, Report};
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::convert::{agent, id};
 use crate::link::hub::{Cut, SessionHandle};
+use crate::propose::until_committed;
 
 /// Frames that wait while a proposal is in flight; beyond it agents are slowed down by their own streams.
 const QUEUE: usize = 4096;
@@ -22,6 +24,9 @@ const BATCH_MAX: usize = 512;
 
 /// Encoded observations in one proposal: well below the bound of an entry (P23), which also holds what is around them.
 const BATCH_BYTES_MAX: usize = 384 * 1024;
+
+/// Agents hear nothing of an election: their reports wait that long, several times over.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one session reported in one frame, or a part of it.
 struct Item {
@@ -132,7 +137,7 @@ impl Ingest {
             term: None,
             command: Command::Batch(entries),
         };
-        match self.raft.propose(proposal).await.map(|applied| applied.reply) {
+        match until_committed(&self.raft, proposal, PATIENCE).await.map(|applied| applied.reply) {
             Ok(Reply::Batch(replies)) if replies.len() == sessions.len() => {
                 sessions.iter().zip(replies).for_each(|(session, reply)| acknowledge(session, reply));
             }

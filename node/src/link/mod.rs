@@ -14,6 +14,7 @@ pub(crate) mod ingest;
 pub(crate) mod relay;
 mod reset;
 pub(crate) mod session;
+pub(crate) mod trust;
 
 use std::time::Duration;
 

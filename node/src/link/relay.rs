@@ -1,7 +1,12 @@
 //! Streams for viewers: from an API call on this node to the host that runs the runner. Bytes pass, nothing is kept.
 
 use stratavore_proto::frame::{self, FrameError, FrameReader};
-use stratavore_proto::v1::{self, HostStreamReply, StreamHeader, host_stream_reply, stream_header};
+use stratavore_proto::v1::{
+    self, HostStreamReply, HostStreamRequest, HostStreamResponse, StreamHeader, host_stream_reply,
+    host_stream_request, stream_header,
+};
+use tokio::sync::mpsc;
+use tonic::Streaming;
 
 use crate::link::OPEN_TIMEOUT;
 use crate::link::hub::SessionHandle;
@@ -33,8 +38,10 @@ impl From<FrameError> for RelayError {
 }
 
 /// The way back from the host.
-pub(crate) struct Replies {
-    reader: FrameReader<quinn::RecvStream>,
+pub(crate) enum Replies {
+    Host(FrameReader<quinn::RecvStream>),
+    /// By way of the node that is its gateway.
+    Peer(Streaming<HostStreamResponse>),
 }
 
 impl Replies {
@@ -43,7 +50,14 @@ impl Replies {
     /// # Errors
     /// The host's refusal, or what broke.
     pub(crate) async fn next(&mut self) -> Result<Option<host_stream_reply::Reply>, RelayError> {
-        match self.reader.next::<HostStreamReply>().await? {
+        let reply = match self {
+            Self::Host(reader) => reader.next::<HostStreamReply>().await?,
+            Self::Peer(responses) => match responses.message().await {
+                Ok(response) => response.and_then(|response| response.reply),
+                Err(status) => return Err(RelayError::Broken(status.message().to_owned())),
+            },
+        };
+        match reply {
             None => Ok(None),
             Some(HostStreamReply { reply: Some(host_stream_reply::Reply::Error(error)) }) => {
                 Err(RelayError::Refused { code: error.code, message: error.message })
@@ -68,21 +82,32 @@ impl Replies {
 }
 
 /// The way to the host: frames of an attached viewer.
-pub(crate) struct Requests {
-    send: quinn::SendStream,
+pub(crate) enum Requests {
+    Host(quinn::SendStream),
+    /// By way of the node that is its gateway.
+    Peer(mpsc::Sender<HostStreamRequest>),
 }
 
 impl Requests {
     /// # Errors
     /// The connection to the agent broke.
     pub(crate) async fn send(&mut self, request: &v1::AttachRequest) -> Result<(), RelayError> {
-        Ok(frame::write(&mut self.send, request).await?)
+        match self {
+            Self::Host(send) => Ok(frame::write(send, request).await?),
+            Self::Peer(up) => {
+                let message = host_stream_request::Message::Attach(request.clone());
+                let sent = up.send(HostStreamRequest { message: Some(message) }).await;
+                sent.map_err(|_| RelayError::Broken("the gateway ended the stream".to_owned()))
+            }
+        }
     }
 
     /// The viewer will say no more.
-    pub(crate) fn finish(mut self) {
-        // Already gone is finished too.
-        self.send.finish().ok();
+    pub(crate) fn finish(self) {
+        // Already gone is finished too; towards a gateway the end of the queue says it.
+        if let Self::Host(mut send) = self {
+            send.finish().ok();
+        }
     }
 }
 
@@ -102,7 +127,7 @@ pub(crate) async fn open(
             send.set_priority(ATTACH_PRIORITY).ok();
         }
         frame::write(&mut send, &StreamHeader { request: Some(request) }).await?;
-        Ok((Requests { send }, Replies { reader: FrameReader::new(recv) }))
+        Ok((Requests::Host(send), Replies::Host(FrameReader::new(recv))))
     };
     tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(RelayError::TimedOut))
 }

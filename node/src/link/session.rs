@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::ConnectionPlace;
 use crate::dispatch::{Connected, DispatchHandle};
-use crate::leader::liveness::RenewalHandle;
 use crate::link::certificate::Issuer;
 use crate::link::handshake::Greeted;
 use crate::link::hub::{Cut, Hub, SessionHandle};
 use crate::link::ingest::IngestHandle;
 use crate::link::{FAREWELL_TIMEOUT, close};
 use crate::metrics::Counted;
+use crate::peer::renewals::RenewalHandle;
 
 /// Control frames overtake terminal bytes on the same connection.
 const CONTROL_PRIORITY: i32 = 10;
@@ -202,16 +202,20 @@ async fn farewell(quic: &quinn::Connection, writer: &mut Writer, end: End, host:
 }
 
 fn last_words(cut: Cut) -> (u32, Option<node_message::Message>) {
-    let go_away =
-        |reason: &str| Some(node_message::Message::GoAway(v1::GoAway { reason: reason.to_owned() }));
+    let go_away = |code: &str, reason: &str| {
+        let (reason, code) = (reason.to_owned(), code.to_owned());
+        Some(node_message::Message::GoAway(v1::GoAway { reason, code }))
+    };
     match cut {
         Cut::Removed => {
             let reason = "the host was removed from the cluster".to_owned();
             (close::REMOVED, Some(node_message::Message::Removed(v1::Removed { reason })))
         }
-        Cut::Replaced => (close::REPLACED, go_away("a newer connection of this host is open")),
-        Cut::Stopping => (close::STOPPING, go_away("the node stops")),
-        Cut::Unreported => (close::ENDED, go_away("a report could not be committed, connect again")),
+        Cut::Replaced => (close::REPLACED, go_away("replaced", "a newer connection of this host is open")),
+        Cut::Stopping => (close::STOPPING, go_away("stopping", "the node stops")),
+        Cut::Unreported => {
+            (close::ENDED, go_away("unreported", "a report could not be committed, connect again"))
+        }
         Cut::TooSlow => (close::TOO_SLOW, None),
     }
 }

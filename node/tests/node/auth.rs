@@ -39,7 +39,10 @@ async fn a_user_reaches_every_method_of_the_api_and_no_other() {
     let channel = client::channel(node.at.grpc, tls::grpc_client(&node.admin()).unwrap()).await.unwrap();
     for path in methods() {
         let result = soon(&path, call(&channel, &path)).await;
-        if path.contains("JoinService") {
+        let of_nodes = path.contains("PeerService") || path.ends_with("/HandOver");
+        if of_nodes {
+            assert_eq!(result.unwrap_err().code(), Code::PermissionDenied, "{path}");
+        } else if path.contains("JoinService") {
             assert_eq!(result.unwrap_err().code(), Code::Unimplemented, "{path}");
         } else if let Err(status) = result {
             // An empty message is often a bad one, but it was looked at.

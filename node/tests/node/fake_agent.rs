@@ -149,7 +149,7 @@ impl Agent {
     }
 
     pub(crate) fn renewal(&self) -> v1::Renewal {
-        v1::Renewal { host_epoch: self.host_epoch, boot_id: BOOT_ID.into(), b0_ns: 42 }
+        v1::Renewal { host_epoch: self.host_epoch, boot_id: BOOT_ID.into(), b0_ns: 42, bounded: false }
     }
 }
 

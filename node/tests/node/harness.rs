@@ -6,12 +6,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use stratavore_certs::Credentials;
+use stratavore_certs::{Credentials, Role};
 use stratavore_node::config::Config;
 use stratavore_node::exit::{Code, Failure};
-use stratavore_node::init;
 use stratavore_node::server::{Addresses, Options, Server};
+use stratavore_node::{init, joining};
+use stratavore_raft::Handle;
 use stratavore_settings::context::{Context, Contexts};
+
+use crate::client::Client;
 
 /// Far beyond what a loaded machine needs; reached only by a test that fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -82,6 +85,46 @@ impl Node {
                 Err(failure) => panic!("{failure}"),
             }
         }
+    }
+
+    /// A node that has joined the cluster of `first` by way of `through`, and runs.
+    pub(crate) async fn joined(first: &Self, through: &Self) -> Self {
+        let config = Config { lease: first.config.lease.clone(), ..config() };
+        let dir = tempfile::tempdir().unwrap();
+        let token = Client::with(through, &first.admin()).await.token(Role::Node, 0).await;
+        let request = joining::Request {
+            servers: vec![through.at.join.to_string()],
+            token,
+            advertise: "127.0.0.1".parse().unwrap(),
+        };
+        joining::join(dir.path(), request, &config).await.unwrap();
+        let mut node = Self { at: first.at, dir, config, server: None };
+        node.start_again().await;
+        // Until it has some state it knows nobody, and nobody is admitted.
+        eventually("the first state", || async {
+            let raft = node.raft();
+            (raft.is_fresh() && raft.read(|state| state.cluster().is_some())).then_some(())
+        })
+        .await;
+        node
+    }
+
+    pub(crate) fn raft(&self) -> Handle {
+        self.server.as_ref().unwrap().raft()
+    }
+
+    /// Resolves when the node gives up by itself.
+    pub(crate) async fn failed(&mut self) -> Failure {
+        self.server.as_mut().unwrap().failed().await
+    }
+
+    /// As a crash looks to the others.
+    pub(crate) async fn halt(&mut self) {
+        self.server.take().unwrap().halt().await;
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.server.is_some()
     }
 
     pub(crate) async fn stop(&mut self) {

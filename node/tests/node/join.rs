@@ -76,17 +76,6 @@ async fn expired_revoked_foreign_and_wrong_tokens_are_refused_with_the_reason() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn joining_as_a_node_says_that_it_comes_later() {
-    let node = Node::start().await;
-    let mut admin = Client::admin(&node).await;
-    let pin = SpkiHash::of_certificate(node.admin().ca_der()).unwrap();
-    let token = JoinToken::generate(Role::Node, &admin.status().await.cluster_id, pin).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let status = join(&node, &token, join_request(&token, &key)).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "not_supported_yet"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_expects_another_ca_sends_nothing() {
     let node = Node::start().await;
     let cluster = node.admin_context().cluster_id;

@@ -1,4 +1,4 @@
-//! One node in this process, real certificates, real ports on loopback; clients are tonic and quinn.
+//! Nodes in this process, real certificates, real ports on loopback; clients are tonic and quinn.
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
 
@@ -7,6 +7,10 @@ mod api;
 mod auth;
 mod bad_input;
 mod client;
+mod cluster;
+mod cluster_gateways;
+mod cluster_leases;
+mod cluster_members;
 mod events;
 mod fake_agent;
 mod harness;

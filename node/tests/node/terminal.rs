@@ -42,40 +42,40 @@ impl Scene {
 }
 
 /// One stream as the agent sees it.
-struct HostStream {
-    send: quinn::SendStream,
-    reader: FrameReader<quinn::RecvStream>,
-    header: stream_header::Request,
+pub(crate) struct HostStream {
+    pub(crate) send: quinn::SendStream,
+    pub(crate) reader: FrameReader<quinn::RecvStream>,
+    pub(crate) header: stream_header::Request,
 }
 
 impl HostStream {
-    async fn accept(quic: &quinn::Connection) -> Self {
+    pub(crate) async fn accept(quic: &quinn::Connection) -> Self {
         let (send, recv) = soon("a stream of the gateway", quic.accept_bi()).await.unwrap();
         let mut reader = FrameReader::new(recv);
         let header: StreamHeader = soon("its header", reader.next()).await.unwrap().unwrap();
         Self { send, reader, header: header.request.unwrap() }
     }
 
-    async fn reply(&mut self, reply: host_stream_reply::Reply) {
+    pub(crate) async fn reply(&mut self, reply: host_stream_reply::Reply) {
         frame::write(&mut self.send, &HostStreamReply { reply: Some(reply) }).await.unwrap();
     }
 
-    async fn attached(&mut self, message: attach_response::Message) {
+    pub(crate) async fn attached(&mut self, message: attach_response::Message) {
         self.reply(host_stream_reply::Reply::Attach(v1::AttachResponse { message: Some(message) })).await;
     }
 
-    async fn refuse(&mut self, code: &str) {
+    pub(crate) async fn refuse(&mut self, code: &str) {
         let error = v1::StreamError { code: code.into(), message: format!("said the host: {code}") };
         self.reply(host_stream_reply::Reply::Error(error)).await;
     }
 }
 
-fn open(runner: &str) -> v1::AttachRequest {
+pub(crate) fn open(runner: &str) -> v1::AttachRequest {
     let open = v1::AttachOpen { runner: runner.into(), ..Default::default() };
     v1::AttachRequest { message: Some(attach_request::Message::Open(open)) }
 }
 
-fn input(bytes: &[u8]) -> v1::AttachRequest {
+pub(crate) fn input(bytes: &[u8]) -> v1::AttachRequest {
     v1::AttachRequest { message: Some(attach_request::Message::Input(bytes.to_vec().into())) }
 }
 
