@@ -128,12 +128,17 @@ fn admin_commands_answer_in_both_shapes_and_refuse_with_three_lines() {
 fn a_lost_runner_and_its_host_are_declared_dead() {
     let mut farm = Plan::default().agents(1).start();
     farm.project("demo");
-    let (one, two) = (farm.running("demo", &[], &["sleep", "100000"]), farm.running("demo", &[], &["sleep", "100000"]));
+    let (one, two) =
+        (farm.running("demo", &[], &["sleep", "100000"]), farm.running("demo", &[], &["sleep", "100000"]));
     farm.kill_agent(0);
     farm.await_runner(&one, "lost");
     farm.await_runner(&two, "lost");
     let dead = farm.cli(&["runners", "declare-dead", &one, "-o", "json"]).ok().items("RunnerList");
-    assert_eq!((&dead[0]["state"], &dead[0]["reason"]), (&"failed".into(), &"declared_dead".into()), "{dead:?}");
+    assert_eq!(
+        (&dead[0]["state"], &dead[0]["reason"]),
+        (&"failed".into(), &"declared_dead".into()),
+        "{dead:?}"
+    );
     assert_eq!(farm.runner(&two)["state"], "lost");
     farm.cli(&["hosts", "declare-dead", "host-0"]).ok();
     let two = farm.await_runner(&two, "failed");
@@ -146,7 +151,11 @@ fn p9_a_hold_is_taken_shown_and_bounded() {
     farm.project("demo");
     let flags = ["--on-disconnect", "stop", "--hold", "90s"];
     let launched = farm.launch("demo", &flags, &["sleep", "100000"]);
-    assert_eq!((&launched["on_disconnect"], &launched["hold_ms"]), (&"stop".into(), &90_000.into()), "{launched}");
+    assert_eq!(
+        (&launched["on_disconnect"], &launched["hold_ms"]),
+        (&"stop".into(), &90_000.into()),
+        "{launched}"
+    );
     let id = stratavore_chaos::farm::text(&launched, "id");
     let described = farm.cli(&["describe", &id]).ok();
     assert!(described.stdout.contains("stop"), "{described}");

@@ -32,10 +32,16 @@ fn one_token_admits_one_of_fifty_hosts_through_a_leader_kill() {
     let mut joins: Vec<Child> = (0..HOSTS).map(|host| start_join(&farm, host, &token)).collect();
     farm.kill_node_at(leader);
     let codes = eventually("every join to end", 2 * SOON, || {
-        let codes: Vec<Option<i32>> =
-            joins.iter_mut().map(|join| join.try_wait().ok().flatten().map(|s| s.code().unwrap_or(-1))).collect();
+        let codes: Vec<Option<i32>> = joins
+            .iter_mut()
+            .map(|join| join.try_wait().ok().flatten().map(|s| s.code().unwrap_or(-1)))
+            .collect();
         let running = codes.iter().filter(|code| code.is_none()).count();
-        if running == 0 { Ok(codes.into_iter().flatten().collect::<Vec<i32>>()) } else { Err(format!("{running} run")) }
+        if running == 0 {
+            Ok(codes.into_iter().flatten().collect::<Vec<i32>>())
+        } else {
+            Err(format!("{running} run"))
+        }
     });
     let joined: Vec<usize> = (0..HOSTS).filter(|host| codes[*host] == 0).collect();
     let hosts = farm.cli_until_ok(&["hosts", "--all", "-o", "json"]).items("HostList");

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use stratavore_chaos::farm::{LocalFarm, Plan, text};
 use stratavore_chaos::eventually::{SOON, eventually};
+use stratavore_chaos::farm::{LocalFarm, Plan, text};
 use stratavore_chaos::ran::run;
 
 /// Launches until `enough`; the ids of those that were acknowledged.
@@ -22,7 +22,8 @@ fn launches(mut command: impl FnMut() -> std::process::Command, enough: &AtomicB
 
 /// A launch command over the nodes that are there now; made once, since the farm is changed meanwhile.
 fn launcher(farm: &LocalFarm) -> impl FnMut() -> std::process::Command + use<> {
-    let template = farm.cli_command(&["--timeout", "30s", "launch", "demo", "--detach", "-o", "json", "--", "true"]);
+    let template =
+        farm.cli_command(&["--timeout", "30s", "launch", "demo", "--detach", "-o", "json", "--", "true"]);
     move || {
         let mut command = std::process::Command::new(template.get_program());
         command.args(template.get_args()).env_clear();

@@ -34,8 +34,15 @@ pub(crate) fn to_proto(record: &RunnerRecord, state: &State) -> v1::Runner {
         fence_weak: record.fence == stratavore_model::host::Fence::Weak,
         fence: record.fence.as_str().to_owned(),
         on_disconnect: on_disconnect(policy(record, state)) as i32,
-        hold_ms: query::hold_ms(state, record),
+        hold_ms: hold_ms(record, state),
     }
+}
+
+/// What it was placed under, before that what was asked for, else the cluster's.
+fn hold_ms(record: &RunnerRecord, state: &State) -> u64 {
+    let default = || state.cluster().map_or(0, |cluster| cluster.lease.hold_ms);
+    let fixed = [record.hold_ms, record.spec.hold_ms].into_iter().find(|ms| *ms != 0);
+    fixed.unwrap_or_else(default)
 }
 
 /// What holds: of one that is placed what its host can do, before that what was asked for.
