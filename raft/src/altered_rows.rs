@@ -14,8 +14,10 @@ use crate::conformance::identity;
 use crate::db::{self, ROWS, family};
 use crate::error::{BackupError, OpenError};
 use crate::layout::Layout;
+use crate::lost_quorum::recover_lost_quorum;
 use crate::open::{OpenParams, open};
 use crate::record::{decode_row, encode_row};
+use crate::recover::{RecoverParams, recover_accept_loss};
 use crate::restore::{RestoreParams, read_backup_header, restore_from_file};
 use crate::state_store::active_database;
 use crate::three_nodes::{Node, agree, cluster, project, propose};
@@ -101,6 +103,40 @@ async fn p24_a_state_is_rebuilt_while_entries_go_on() {
     let last = writer.await.unwrap();
     agree(&nodes[&1], &nodes[&2], last).await;
     assert_eq!(nodes[&2].handle().scrub().await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p19_a_lost_quorum_is_recovered_from_one_node_under_a_raised_incarnation() {
+    let mut nodes = cluster().await;
+    let last = propose(nodes[&1].handle(), 10..60).await;
+    crate::three_nodes::reaches(&nodes[&2], last).await;
+    for id in 1..=3 {
+        nodes.get_mut(&id).unwrap().stop().await;
+    }
+    let recover = |node: u64| RecoverParams {
+        node_id: NodeId(node),
+        cluster_id: identity().cluster_id,
+        nonce: [3; 16],
+        at: model::Millis(9000),
+    };
+    let dir = nodes[&2].data_dir().to_path_buf();
+    let wrong = recover_accept_loss(&dir, recover(2)).await.unwrap_err();
+    assert!(wrong.to_string().contains("3 voters"), "{wrong}");
+    let recovered = recover_lost_quorum(&dir, recover(2)).await.unwrap();
+    assert_eq!(recovered.incarnation, 2);
+    assert!(recovered.last_kept >= last);
+    assert!(recovered.dropped.iter().any(|line| line.contains("1, 3")), "{:?}", recovered.dropped);
+
+    nodes.get_mut(&2).unwrap().restart().await;
+    let alone = nodes[&2].handle();
+    assert_eq!(alone.membership().voters().collect::<Vec<_>>(), [NodeId(2)]);
+    assert_eq!(alone.read(|state| state.projects().len()), 60);
+    propose(alone, 60..65).await;
+    // It grows again, from a snapshot: the log begins behind what was recovered.
+    let fresh = Node::start(4).await;
+    alone.add_learner(&alone.membership(), NodeId(4), fresh.address.to_string()).await.unwrap();
+    let last = propose(alone, 65..70).await;
+    agree(&nodes[&2], &fresh, last).await;
 }
 
 fn params(node: u64) -> RestoreParams {

@@ -22,6 +22,7 @@ mod linearize;
 mod log_bound;
 mod log_store;
 mod log_tail;
+mod lost_quorum;
 mod mark;
 mod membership;
 mod metrics;
@@ -72,6 +73,7 @@ pub use error::{
 pub use events::EVENTS_READ_MAX;
 pub use handle::{Applied, ENTRY_BYTES_MAX, Handle, Leadership};
 pub use linearize::FRESH;
+pub use lost_quorum::recover_lost_quorum;
 pub use membership::{MemberInfo, MemberProgress, MembershipView};
 pub use metrics::{LATENCY_BUCKETS_US, LatencySnapshot, RaftMetrics, Role};
 pub use network::server::RaftServer;

@@ -184,6 +184,12 @@ impl LogStore {
         (start.max(first), end.min(next))
     }
 
+    /// The last entry there is or was.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        let tail = self.tail();
+        tail.last.or(tail.purged)
+    }
+
     /// At least one entry of `[start, end)`, in order; an error when the log does not have all of them.
     pub(crate) fn entries(&self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
         if self.clip(start, end) != (start, end) {

@@ -6,21 +6,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use openraft::entry::RaftEntry;
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::AppendEntriesRequest;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use stratavore_proto::raft as pb;
 use stratavore_proto::raft::snapshot_request::Part;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use crate::bootstrap::create_stores;
 use crate::conformance::identity;
 use crate::db::FORMAT;
+use crate::layout::Layout;
 use crate::network::Connector;
 use crate::network::client::{Client, Network, PeerClient};
+use crate::open::{OpenParams, open, open_stores};
 use crate::record::position::{log_id_to_pb, stored_membership_to_pb, vote_to_pb};
+use crate::reopen::history;
 use crate::three_nodes::{Node, PATIENCE, connector};
-use crate::types::{Member, StoredMembership, TypeConfig, Vote, log_id};
+use crate::timings::RaftTimings;
+use crate::types::{LogEntry, Member, Membership, StoredMembership, TypeConfig, Vote, log_id};
 
 fn network(connector: Connector) -> Network {
     Network::new(identity().cluster_id, Some(connector))
@@ -129,4 +136,33 @@ async fn an_unreachable_peer_is_not_dialled_before_there_is_a_request() {
     };
     assert!(peer.stream_append(futures::stream::iter([one]), option()).await.is_err());
     assert!(dials.load(Ordering::Relaxed) >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p20_what_is_known_to_be_committed_is_applied_before_the_port_can_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path());
+    create_stores(&layout, &identity()).unwrap();
+    {
+        let mut log = open_stores(&layout, identity()).unwrap().log;
+        let mut entries = history(12);
+        // Two voters, and the other is not there: nobody leads, nothing new is committed.
+        let nodes: std::collections::BTreeMap<u64, Member> =
+            [1, 2].map(|id| (id, Member { raft_address: "127.0.0.1:9".into() })).into();
+        let members = Membership::new(vec![[1, 2].into()], nodes).unwrap();
+        entries[0] = LogEntry::new_membership(log_id(1, 0), members);
+        log.blocking_append(entries).await.unwrap();
+        log.save_vote(&leader()).await.unwrap();
+        log.save_committed(Some(log_id(1, 9))).await.unwrap();
+        log.close().await.unwrap();
+    }
+    let params = OpenParams {
+        data_dir: dir.path().to_path_buf(),
+        node_id: identity().node_id,
+        cluster_id: identity().cluster_id,
+        timings: RaftTimings::slow(),
+        connector: Some(connector(Arc::default())),
+    };
+    let (handle, _server) = open(params).await.unwrap();
+    assert_eq!(*handle.applied().borrow(), 9, "all that was known to be committed, and nothing else");
 }

@@ -22,7 +22,7 @@ use crate::log_store::{Cell, read_cell};
 use crate::log_tail::{Scan, Tail};
 use crate::mark::{Mark, MarkFile};
 use crate::metrics::Counters;
-use crate::open::{Stores, assemble, start};
+use crate::open::{Stores, assemble, open_stores, start};
 use crate::record::position::{log_id_to_pb, vote_to_pb};
 use crate::state_db::Identity;
 use crate::state_store::{self, StateStore};
@@ -59,17 +59,31 @@ pub struct Recovered {
 /// nor state can be read.
 pub async fn recover_accept_loss(data_dir: &Path, params: RecoverParams) -> Result<Recovered, OpenError> {
     let layout = Layout::new(data_dir);
-    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id };
+    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id.clone() };
     let mut dropped = Vec::new();
     let stores = salvage(&layout, identity, &mut dropped)?;
     let voters: Vec<u64> = stores.state.image().membership.voter_ids().collect();
     if voters.iter().any(|voter| *voter != params.node_id.0) {
         return Err(OpenError::Core(format!(
-            "this cluster has {} voters; recover only knows clusters of one node: remove this node from \
-             the others and let it join again with an empty directory",
+            "this cluster has {} voters: remove this node from the others and let it join again with an empty \
+             directory; only when most voters are gone for good, recover the lost quorum from one of them",
             voters.len()
         )));
     }
+    raise(stores, params, dropped).await
+}
+
+/// Opens what was made recoverable, and raises the incarnation.
+pub(crate) async fn raise_incarnation(
+    layout: &Layout,
+    params: RecoverParams,
+    dropped: Vec<String>,
+) -> Result<Recovered, OpenError> {
+    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id.clone() };
+    raise(open_stores(layout, identity)?, params, dropped).await
+}
+
+async fn raise(stores: Stores, params: RecoverParams, dropped: Vec<String>) -> Result<Recovered, OpenError> {
     let (handle, server) = start(stores, RaftTimings::default(), None).await?;
     drop(server);
     let last_kept = handle.metrics().last_applied;
@@ -90,7 +104,11 @@ pub async fn recover_accept_loss(data_dir: &Path, params: RecoverParams) -> Resu
     }
 }
 
-fn salvage(layout: &Layout, identity: Identity, dropped: &mut Vec<String>) -> Result<Stores, OpenError> {
+pub(crate) fn salvage(
+    layout: &Layout,
+    identity: Identity,
+    dropped: &mut Vec<String>,
+) -> Result<Stores, OpenError> {
     let fatal = Fatal::new(layout.reserve());
     let counters = Arc::new(Counters::default());
     let state = salvage_state(layout, &identity, &counters, &fatal, dropped)?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -73,7 +73,8 @@ impl Node {
     /// Starts again on the same address, after [`Self::stop`].
     pub(crate) async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        let (handle, server) = serve(self.id, self.dir.path(), listener, self.dials.clone(), &self.connections).await;
+        let (handle, server) =
+            serve(self.id, self.dir.path(), listener, self.dials.clone(), &self.connections).await;
         (self.handle, self.server) = (Some(handle), server);
     }
 
