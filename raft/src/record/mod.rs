@@ -14,6 +14,8 @@ mod parts;
 pub(crate) mod position;
 mod project;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod roundtrip;
 mod row;
 mod runner;
