@@ -4,6 +4,9 @@
 //! has that behind it. Each connection on the listening socket (stdout) is one start: it carries the order one way and
 //! the readiness back, exactly as stdin and stdout of a spawned shim do, and the forked child is that shim from there
 //! on. The agent's end shows as end of file on stdin; then the zygote goes, and the shims live on.
+//!
+//! Forked shims share their address layout and their hash seeds. All of them belong to one user; the commands they start
+//! are exec'd and have their own.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
