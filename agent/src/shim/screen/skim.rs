@@ -2,7 +2,8 @@
 //!
 //! A flood of lines (a build, `cat`) costs the emulator more than all the rest of its way to the viewer. Of such a
 //! chunk only the end leaves a trace: what comes before moves nothing but the cursor and the colours. This finds how
-//! much that is, as long as nothing but text, line feeds, returns, tabs and colours stands in it.
+//! much that is, as long as nothing but text, line feeds, returns, tabs and colours stands in it. In pieces of 256 KiB
+//! that makes 2 to 3 ns a byte of CPU out of 30 to 60.
 
 use super::Screen;
 use super::modes::{AUTOWRAP, INSERT, NEWLINE};
