@@ -22,6 +22,7 @@ use crate::grpc;
 use crate::http::{self, Probes};
 use crate::join::{self, Join};
 use crate::leader::Leader;
+use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
 use crate::leader::placement::PlacementCounters;
 use crate::link::certificate::Issuer;
@@ -322,6 +323,7 @@ impl Parts {
         let api = Api {
             node: self.node,
             raft: self.raft.clone(),
+            ahead: Ahead::new(self.raft.clone(), self.placement.clone()),
             hub: self.hub.clone(),
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),

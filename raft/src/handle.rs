@@ -10,7 +10,7 @@ use openraft::errors::{
 };
 use openraft::{ReadPolicy, ServerState};
 use stratavore_model as model;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast, watch};
 use tokio::task::AbortHandle;
 
 use crate::error::{EventError, ProposeError, ReadError};
@@ -34,7 +34,7 @@ pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 const PROPOSALS_MAX: usize = 4096;
 
 /// How long a proposal may take before its outcome is called unknown.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A new leader accepts nothing before its first quorum answer; that takes one round trip, not seconds.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
@@ -130,19 +130,23 @@ impl Handle {
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: bytes.len(), max: ENTRY_BYTES_MAX });
         }
-        let _permit = self
-            .shared
-            .in_flight
-            .acquire()
-            .await
-            .map_err(|_| ProposeError::Stopped("shutting down".into()))?;
+        let _permit = self.permit().await?;
         let command = Command { bytes, decoded: Some(Arc::new(entry)) };
         let outcome = tokio::time::timeout(PROPOSE_TIMEOUT, self.write(command)).await;
         let applied = outcome.unwrap_or_else(|_| {
             Err(ProposeError::Unknown(format!("no commit within {} s", PROPOSE_TIMEOUT.as_secs())))
         })?;
-        self.shared.counters.commit.observe(started.elapsed());
+        self.observe_commit(started);
         Ok(applied)
+    }
+
+    /// A place among the proposals in flight.
+    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>, ProposeError> {
+        self.shared.in_flight.acquire().await.map_err(|_| ProposeError::Stopped("shutting down".into()))
+    }
+
+    pub(crate) fn observe_commit(&self, started: Instant) {
+        self.shared.counters.commit.observe(started.elapsed());
     }
 
     async fn write(&self, command: Command) -> Result<Applied, ProposeError> {
@@ -166,7 +170,7 @@ impl Handle {
         }
     }
 
-    fn stop_reason(&self, fatal: &CoreFatal<TypeConfig>) -> String {
+    pub(crate) fn stop_reason(&self, fatal: &CoreFatal<TypeConfig>) -> String {
         self.fatal_reason().unwrap_or_else(|| fatal.to_string())
     }
 
@@ -345,7 +349,7 @@ impl Handle {
     }
 }
 
-fn applied_reply(id: &LogId, reply: Option<Reply>) -> Result<Applied, ProposeError> {
+pub(crate) fn applied_reply(id: &LogId, reply: Option<Reply>) -> Result<Applied, ProposeError> {
     let reply = reply.ok_or_else(|| ProposeError::Unknown("the entry was applied without a reply".into()))?;
     Ok(Applied { index: id.index(), term: id.committed_leader_id().term, reply })
 }

@@ -21,6 +21,7 @@ mod membership;
 mod metrics;
 mod network;
 mod open;
+mod pair;
 mod record;
 mod recover;
 mod reserve;

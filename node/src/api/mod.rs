@@ -23,6 +23,7 @@ use tonic::{Response, Status};
 use crate::api::auth::{Authorized, Needs};
 use crate::api::status::ApiError;
 use crate::convert::id;
+use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
 use crate::link::hub::Hub;
 use crate::tasks::Tasks;
@@ -40,6 +41,7 @@ const STATUS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Api {
     pub(crate) node: NodeId,
     pub(crate) raft: Handle,
+    pub(crate) ahead: Ahead,
     pub(crate) hub: Hub,
     pub(crate) renewals: Renewals,
     pub(crate) tasks: Tasks,
@@ -67,7 +69,7 @@ impl Api {
                 term: None,
                 command: command?,
             };
-            let reply = self.raft.propose(entry).await?.reply.into_result()?;
+            let reply = self.ahead.propose(entry).await?.reply.into_result()?;
             self.raft.read(|state| show(state, &reply)).ok_or_else(|| {
                 ApiError::Internal(format!(
                     "the reply {reply:?} does not fit the request, or its object is gone"
