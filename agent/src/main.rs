@@ -4,8 +4,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before anything else: a shim has no runtime, no log, no argument parser, and one thread.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == "shim") {
+    let command = std::env::args_os().nth(1).unwrap_or_default();
+    if command == "shim" {
         stratavore_agent::shim::main();
+    }
+    if command == stratavore_agent::shim::zygote::ARGUMENT {
+        stratavore_agent::shim::zygote::main();
     }
     stratavore_agent::main()
 }

@@ -132,6 +132,7 @@ async fn supervise(
     let host = Host::prepare(&dirs::host_scope(&membership.host_id));
     let facts = host::facts(membership.slots, host.features(), host.fence());
     let launcher = Launcher::new(host, sockets);
+    launcher.warm_up().await;
     let registry = Arc::new(Registry::new(dir.clone()));
     let inventory = adopt_all(&launcher, &registry, ledger.seen()).await.map_err(unusable)?;
     let mut instance = [0_u8; 16];

@@ -26,12 +26,16 @@ pub(crate) async fn until_committed(
             Ok(applied) => return Ok(applied),
             Err(error) => error,
         };
-        let may_pass = matches!(error, ProposeError::NotLeader { .. } | ProposeError::Unknown(_));
-        if !may_pass || Instant::now() >= give_up {
+        if !may_pass(&error) || Instant::now() >= give_up {
             return Err(error);
         }
         tracing::debug!(%error, command = entry.command.name(), "proposed again");
         tokio::time::sleep(RETRY_PAUSE).await;
         entry.at = id::now();
     }
+}
+
+/// Whether another attempt may succeed: an election is under way, or the answer was lost.
+pub(crate) const fn may_pass(error: &ProposeError) -> bool {
+    matches!(error, ProposeError::NotLeader { .. } | ProposeError::Unknown(_))
 }

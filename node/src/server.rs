@@ -23,6 +23,7 @@ use crate::grpc;
 use crate::http::{self, Probes};
 use crate::join::{self, Join};
 use crate::leader::Leader;
+use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
 use crate::leader::placement::PlacementCounters;
 use crate::life::{hand_over, refuse_older_program, removed};
@@ -387,6 +388,7 @@ impl Parts {
         let api = Api {
             node: self.node,
             raft: self.raft.clone(),
+            ahead: Ahead::new(self.raft.clone(), self.placement.clone()),
             hub: self.hub.clone(),
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),

@@ -11,6 +11,9 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// A varint of at most this many bytes can name [`FRAME_BYTES_MAX`].
 const LENGTH_BYTES_MAX: usize = 4;
 
+/// Room made at once for the rest of a frame.
+const READ_BYTES: usize = 128 * 1024;
+
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -47,7 +50,10 @@ pub fn encode<M: Message>(message: &M, out: &mut BytesMut) -> Result<(), FrameEr
 /// A length beyond the bound or undecodable content; the stream is unusable afterwards.
 pub fn decode<M: Message + Default>(buffer: &mut BytesMut) -> Result<Option<M>, FrameError> {
     let Some((length, header)) = peek_length(buffer)? else { return Ok(None) };
-    if buffer.len() < header + length {
+    let missing = (header + length).saturating_sub(buffer.len());
+    if missing > 0 {
+        // The rest comes in few reads; a forged length alone makes nobody hold a megabyte.
+        buffer.reserve(missing.min(READ_BYTES));
         return Ok(None);
     }
     buffer.advance(header);

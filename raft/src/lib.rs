@@ -28,6 +28,7 @@ mod membership;
 mod metrics;
 mod network;
 mod open;
+mod pair;
 mod propose;
 mod rebuild;
 mod record;

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Entry, NodeId};
+use model::{Entry, NodeId, Reply};
 use stratavore_model as model;
+use tokio::sync::SemaphorePermit;
 
 use crate::core::Written;
 use crate::error::ProposeError;
 use crate::forward::Answer;
 use crate::handle::{Applied, ENTRY_BYTES_MAX, Handle};
 use crate::record::encode_entry;
-use crate::types::Command;
+use crate::types::{Command, LogId};
 
 /// How long a proposal may take before its outcome is called unknown.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a proposal that is not written anywhere looks for a leader: two elections at the default timings.
 pub(crate) const LEADER_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,12 +51,7 @@ impl Handle {
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: bytes.len(), max: ENTRY_BYTES_MAX });
         }
-        let _permit = self
-            .shared
-            .in_flight
-            .acquire()
-            .await
-            .map_err(|_| ProposeError::Stopped("shutting down".into()))?;
+        let _permit = self.permit().await?;
         let command = Command { bytes, decoded: Some(Arc::new(entry)) };
         let outcome = tokio::time::timeout(PROPOSE_TIMEOUT, self.route(command, pinned)).await;
         let applied = outcome.unwrap_or_else(|_| {
@@ -63,6 +59,11 @@ impl Handle {
         })?;
         self.shared.counters.commit.observe(started.elapsed());
         Ok(applied)
+    }
+
+    /// A place among the proposals in flight.
+    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>, ProposeError> {
+        self.shared.in_flight.acquire().await.map_err(|_| ProposeError::Stopped("shutting down".into()))
     }
 
     async fn route(&self, command: Command, pinned: bool) -> Result<Applied, ProposeError> {
@@ -183,7 +184,10 @@ impl Handle {
 }
 
 fn applied_here(written: Written) -> Result<Applied, ProposeError> {
-    let reply =
-        written.reply.ok_or_else(|| ProposeError::Unknown("the entry was applied without a reply".into()))?;
-    Ok(Applied { index: written.id.index(), term: written.id.committed_leader_id().term, reply })
+    applied_reply(&written.id, written.reply)
+}
+
+pub(crate) fn applied_reply(id: &LogId, reply: Option<Reply>) -> Result<Applied, ProposeError> {
+    let reply = reply.ok_or_else(|| ProposeError::Unknown("the entry was applied without a reply".into()))?;
+    Ok(Applied { index: id.index(), term: id.committed_leader_id().term, reply })
 }

@@ -17,6 +17,6 @@ mod view;
 
 pub use explain::{Explanation, HostVerdict, explain};
 pub use filter::{Reason, describe};
-pub use plan::{Plan, Unplaced, plan};
+pub use plan::{Plan, Unplaced, plan, plan_ahead};
 pub use score::Policy;
 pub use view::View;

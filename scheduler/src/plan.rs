@@ -20,6 +20,8 @@ pub struct Plan {
     pub unplaced: Vec<Unplaced>,
     /// The bound was reached: plan again at once after this one is applied.
     pub more: bool,
+    /// No slot is free on any host behind this plan: whoever else is queued was not looked at.
+    pub full: bool,
 }
 
 /// A runner that fits nowhere now.
@@ -36,8 +38,14 @@ pub fn plan(view: &View<'_>, now: Millis) -> Plan {
     let mut planner = Planner::new(view);
     let mut plan = Plan::default();
     let mut queue = Queue::of(view.state, now);
+    // Every runner takes a slot, so a long queue before a full cluster costs nothing.
+    let mut free_slots = view.state.free_slots();
     while let Some(next) = queue.next() {
         let runner = next.runner;
+        if free_slots == 0 {
+            plan.full = true;
+            break;
+        }
         if plan.assign.len() == PLACEMENTS_MAX {
             plan.more = true;
             break;
@@ -45,11 +53,25 @@ pub fn plan(view: &View<'_>, now: Millis) -> Plan {
         let found = if view.is_held(runner) { Err(Arc::from([])) } else { planner.place(&Need::of(runner)) };
         queue.done(&next, found.is_ok());
         match found {
-            Ok(host) => plan.assign.push((runner.id, host)),
+            Ok(host) => {
+                free_slots = free_slots.saturating_sub(Need::of(runner).slots.into());
+                plan.assign.push((runner.id, host));
+            }
             Err(reasons) => plan.unplaced.push(Unplaced { runner: runner.id, reasons }),
         }
     }
     plan
+}
+
+/// Where up to `count` runners of one need would go that are not in the state yet, best first. Fewer than asked for when
+/// the hosts fill up; none while others wait, who come first.
+#[must_use]
+pub fn plan_ahead(view: &View<'_>, need: &Need<'_>, count: usize) -> Vec<HostId> {
+    if view.state.queue().len() > 0 {
+        return Vec::new();
+    }
+    let mut planner = Planner::new(view);
+    (0..count.min(PLACEMENTS_MAX)).map_while(|_| planner.place(need).ok()).collect()
 }
 
 /// Runners with equal needs share their candidates.

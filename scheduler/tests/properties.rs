@@ -11,7 +11,7 @@ use lab::Lab;
 use proptest::prelude::*;
 use stratavore_model::command::{Assign, LabelHost, Launch, PLACEMENTS_MAX, Placement};
 use stratavore_model::{Command, HostId, HostLoad, Need, Reply, RunnerId, RunnerState, invariant, misfit};
-use stratavore_scheduler::{Plan, Policy, View, explain, plan};
+use stratavore_scheduler::{Plan, Policy, View, explain, plan, plan_ahead};
 
 #[derive(Debug, Clone)]
 struct HostIs {
@@ -133,12 +133,19 @@ proptest! {
         let mut lab = build(&hosts, &wishes);
         let plan = planned(&lab, policy);
         let loads = loads_after(&lab, &plan);
-        // Everyone in the queue was looked at, once.
+        // Everyone in the queue was looked at, once, unless every slot is taken.
         let looked_at: Vec<RunnerId> =
             plan.assign.iter().map(|(id, _)| *id).chain(plan.unplaced.iter().map(|u| u.runner)).collect();
         let queue: BTreeSet<_> = lab.state.queue().collect();
-        prop_assert_eq!(looked_at.len(), queue.len());
-        prop_assert_eq!(looked_at.into_iter().collect::<BTreeSet<_>>(), queue);
+        let once: BTreeSet<_> = looked_at.iter().copied().collect();
+        prop_assert_eq!(looked_at.len(), once.len());
+        if plan.full {
+            let taken = plan.assign.iter().filter_map(|(id, _)| lab.state.runner(*id));
+            prop_assert_eq!(taken.map(|runner| u64::from(Need::of(runner).slots)).sum::<u64>(), lab.state.free_slots());
+            prop_assert!(once.is_subset(&queue));
+        } else {
+            prop_assert_eq!(once, queue);
+        }
         // Nobody was left out who fits even now.
         for unplaced in &plan.unplaced {
             let need = Need::of(lab.state.runner(unplaced.runner).unwrap());
@@ -283,6 +290,30 @@ fn one_that_fits_nowhere_holds_nobody_up() {
 }
 
 #[test]
+fn a_full_cluster_costs_no_look_at_its_queue() {
+    let mut lab = farm(&[2], &[5]);
+    let plan = planned(&lab, Policy::Spread);
+    assert_eq!((plan.assign.len(), plan.unplaced.len(), plan.full, plan.more), (2, 0, true, false));
+    commit(&mut lab, &plan);
+    let plan = planned(&lab, Policy::Spread);
+    assert_eq!((plan.assign.len(), plan.unplaced.len(), plan.full), (0, 0, true));
+}
+
+#[test]
+fn places_planned_ahead_are_those_of_the_loop_and_never_jump_the_queue() {
+    let mut lab = farm(&[3, 1], &[0]);
+    let launch = lab.launch_command("p0", 5);
+    let ahead =
+        |lab: &Lab, count| plan_ahead(&View::of(&lab.state), &Need::of_spec(&launch.spec, None), count);
+    let guessed = ahead(&lab, 5);
+    lab.launch("p0", 5);
+    let plan = planned(&lab, Policy::Spread);
+    assert_eq!(guessed, plan.assign.iter().map(|(_, host)| *host).collect::<Vec<_>>());
+    assert_eq!(guessed.len(), 4, "four slots");
+    assert_eq!(ahead(&lab, 1), [], "others wait");
+}
+
+#[test]
 fn explanations_name_the_reason_and_the_way_out() {
     let mut lab = farm(&[1], &[2]);
     lab.set_quota("p0", 1).unwrap();
@@ -295,7 +326,8 @@ fn explanations_name_the_reason_and_the_way_out() {
     );
     let plan = planned(&lab, Policy::Spread);
     commit(&mut lab, &plan);
-    let full = plan.unplaced[0].runner;
+    assert!(plan.full);
+    let full = lab.state.queue().next().unwrap();
     assert_eq!(summary(&lab, full), "no_capacity: 1 of 1 hosts would do and are full");
     let verdict = &explain(&View::of(&lab.state), full, lab.now).unwrap().hosts[0];
     assert_eq!(verdict.reasons, ["has 0 of 1 slots free, 1 needed"]);

@@ -238,7 +238,9 @@ fn lost(
 
 fn persist(dir: &Path, observation: &v1::Observation, message: String) -> io::Result<()> {
     let record = Record { observation: Some(observation.clone()), message, ..Default::default() };
-    Reserved::create(dir)?.write(&record)
+    let reserved = Reserved::create(dir)?;
+    reserved.write(&record)?;
+    reserved.sync()
 }
 
 /// Records durably that an epoch never started, for starts that fail without a shim.

@@ -23,6 +23,12 @@ const REQUESTS_MAX: usize = 64;
 /// Snapshots above this are sent as several messages, since a frame between agent and gateway ends at 1 MiB.
 const SNAPSHOT_BYTES_MAX: usize = 512 * 1024;
 
+/// Read from the shim at once: two frames of a flood.
+const READ_BYTES: usize = 2 * wire::CHUNK_BYTES_MAX;
+
+/// With less room than this a read is not worth its call.
+const READ_BYTES_MIN: usize = 4 * 1024;
+
 /// An open viewer. The first response is `ready`; the last one `exit`. Dropping either half closes it.
 #[derive(Debug)]
 pub struct Attachment {
@@ -98,6 +104,10 @@ impl Reading {
                     // Newer shims may say more.
                     _ => {}
                 }
+            }
+            // Room for a whole frame of output: one that has to grow on the way is copied.
+            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+                self.buffer.reserve(READ_BYTES);
             }
             super::client::fill(&mut self.reader, &mut self.buffer).await?;
         }

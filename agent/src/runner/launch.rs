@@ -1,4 +1,5 @@
-//! Starts a shim: a plain spawn of our own binary (never a fork of this fat process), one message in, one out.
+//! Starts a shim: forked by the zygote, else a plain spawn of our own binary (never a fork of this fat process), one
+//! message in, one out.
 
 use std::fs;
 use std::io;
@@ -11,10 +12,12 @@ use std::time::Duration;
 use prost::Message;
 use stratavore_proto::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::client::{Client, ClientError};
 use super::environment::Base;
 use super::host::{FencePreference, Host};
+use super::zygote::Zygote;
 use crate::epoch::{Epoch, KeyError, RunnerKey};
 use crate::shim::identity::boot_id;
 use crate::shim::screen::Size;
@@ -74,6 +77,7 @@ pub struct Launcher {
 struct Shared {
     host: Host,
     sockets: PathBuf,
+    zygote: Zygote,
     program: PathBuf,
     base: Base,
     boot_id: String,
@@ -87,6 +91,7 @@ impl Launcher {
         Self {
             shared: Arc::new(Shared {
                 host,
+                zygote: Zygote::new(&sockets),
                 sockets,
                 program: OWN_PROGRAM.into(),
                 base: Base::of_agent(),
@@ -109,10 +114,11 @@ impl Launcher {
     }
 
     fn changed(self, change: impl FnOnce(&mut Shared)) -> Self {
-        let Shared { host, sockets, program, base, boot_id, log_limits } = &*self.shared;
+        let Shared { host, sockets, program, base, boot_id, log_limits, .. } = &*self.shared;
         let mut shared = Shared {
             host: host.clone(),
             sockets: sockets.clone(),
+            zygote: Zygote::new(sockets),
             program: program.clone(),
             base: base.clone(),
             boot_id: boot_id.clone(),
@@ -144,7 +150,7 @@ impl Launcher {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_used(dir)?,
             Err(error) => return Err(StartError::Spawn(error)),
         }
-        let readiness = tokio::time::timeout(READY_TIMEOUT, self.spawn(&key, &order)).await;
+        let readiness = tokio::time::timeout(READY_TIMEOUT, self.shim(&key, &order)).await;
         let readiness = readiness.map_err(|_| StartError::Mute)?.map_err(StartError::Spawn)?;
         if readiness.taken {
             return Err(StartError::Exists);
@@ -190,6 +196,19 @@ impl Launcher {
         })
     }
 
+    /// Starts the zygote before the first runner needs it. Without it the first start does.
+    pub async fn warm_up(&self) {
+        drop(self.shared.zygote.connect(&self.shared.program).await);
+    }
+
+    /// Makes a shim and waits for its word.
+    async fn shim(&self, key: &RunnerKey, order: &Order) -> io::Result<Readiness> {
+        match self.shared.zygote.connect(&self.shared.program).await {
+            Some(stream) => fork(stream, order).await,
+            None => self.spawn(key, order).await,
+        }
+    }
+
     /// No `pre_exec`, no uid change: the standard library then uses `posix_spawn`, which costs the same from a parent
     /// of any size.
     async fn spawn(&self, key: &RunnerKey, order: &Order) -> io::Result<Readiness> {
@@ -213,6 +232,14 @@ impl Launcher {
         shim.wait().await?;
         Readiness::decode(bytes.as_slice()).map_err(io::Error::other)
     }
+}
+
+async fn fork(mut zygote: UnixStream, order: &Order) -> io::Result<Readiness> {
+    zygote.write_all(&order.encode_to_vec()).await?;
+    zygote.shutdown().await?;
+    let mut bytes = Vec::new();
+    zygote.read_to_end(&mut bytes).await?;
+    Readiness::decode(bytes.as_slice()).map_err(io::Error::other)
 }
 
 /// A directory in which something was started already is not started again (P2).

@@ -10,6 +10,7 @@ mod environment;
 mod host;
 mod launch;
 mod logs;
+mod zygote;
 
 pub use adopt::{AdoptError, Adoption, forget, record_failure};
 pub use attach::Attachment;

@@ -1,7 +1,7 @@
 //! One task per runner: starts or re-adopts its shim, then relays what the shim says until the end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stratavore_proto::v1;
 use tokio::sync::mpsc;
@@ -47,9 +47,11 @@ pub(super) async fn start(context: Arc<Context>, key: RunnerKey, start: v1::Runn
         fence: FencePreference::Auto,
     };
     let dir = context.registry.dir().runner(&key);
+    let before = Instant::now();
     match context.launcher.start(&dir, spec).await {
         Ok(client) => {
-            info!(runner = %key, pid = client.observation().pid, "started");
+            let ready_us = u64::try_from(before.elapsed().as_micros()).unwrap_or(u64::MAX);
+            info!(runner = %key, pid = client.observation().pid, ready_us, "started");
             context.registry.insert(key.clone(), client.clone());
             follow(context, key, client).await;
         }

@@ -53,12 +53,19 @@ impl Reserved {
         Ok(Self { file })
     }
 
-    /// Writes the record in place and makes it durable.
+    /// Writes the record in place: it outlives every process, but not yet the power.
     ///
     /// # Errors
     /// As the file system says; the block itself is already there.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        self.file.write_all_at(&encode(record), 0)?;
+        self.file.write_all_at(&encode(record), 0)
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 }

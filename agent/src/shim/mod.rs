@@ -20,12 +20,13 @@ mod serve;
 mod state;
 mod viewer;
 pub mod wire;
+pub mod zygote;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -49,9 +50,23 @@ const OOM_SCORE_ADJ: &str = "-900";
 /// Longest path of a unix socket, the terminating zero included.
 pub const SOCKET_PATH_MAX: usize = 108;
 
+/// Where a process that becomes a shim comes from.
+#[derive(Debug)]
+enum Origin {
+    /// Exec'd by the agent, which waits for it.
+    Spawned,
+    /// Forked by the agent's zygote; its command line is still the zygote's.
+    Forked(Option<zygote::Title>),
+}
+
 /// Entry of `stratavore-agent shim`.
 pub fn main() -> ! {
-    let code = match begin() {
+    run(Origin::Spawned)
+}
+
+/// Takes the order from stdin and becomes a shim.
+fn run(origin: Origin) -> ! {
+    let code = match begin(origin) {
         Ok(()) => 0,
         Err(error) => {
             say(&Readiness { error: error.to_string(), ..Default::default() });
@@ -67,21 +82,28 @@ fn say(readiness: &Readiness) {
     drop(io::stdout().write_all(&readiness.encode_to_vec()).and_then(|()| io::stdout().flush()));
 }
 
-/// In the process the agent spawned: read the order, take the directory, detach.
-fn begin() -> io::Result<()> {
+/// In the process that the agent spawned or its zygote forked: read the order, take the directory, detach.
+fn begin(origin: Origin) -> io::Result<()> {
     let order = read_order()?;
     let dir = PathBuf::from(&order.dir);
     let Some(lock) = take(&dir)? else {
         say(&Readiness { taken: true, error: "the directory is taken".into(), ..Default::default() });
         return Ok(());
     };
-    if let Side::Parent(_) = fork::fork()? {
-        // The agent waits for this one only.
-        return Ok(());
+    match origin {
+        Origin::Spawned => {
+            if let Side::Parent(_) = fork::fork()? {
+                // The agent waits for this one only.
+                return Ok(());
+            }
+            fork::ignore_hangups();
+            fork::stay_small();
+        }
+        // The rest was done for all of them, before the fork.
+        Origin::Forked(Some(title)) => title.write(&order),
+        Origin::Forked(None) => {}
     }
     rustix::process::setsid()?;
-    fork::ignore_hangups();
-    fork::stay_small();
     let fence = Fence::prepare(&order.fence.clone().unwrap_or_default());
     let fence = match fence {
         Ok(fence) => fence,
@@ -133,11 +155,19 @@ fn take(dir: &Path) -> io::Result<Option<File>> {
     Ok((!used).then_some(lock))
 }
 
+/// Whether whoever connected may give orders: our own user, or root.
+fn is_allowed(stream: &UnixStream) -> bool {
+    let ours = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == ours || peer.uid.is_root())
+}
+
 /// Records a start that failed, durably, and says so.
 fn refuse(order: &Order, dir: &Path, reason: &str, message: String) -> io::Result<()> {
     let mut state = State::starting(order.runner.clone(), order.epoch, order.boot_id.clone());
     state.failed(reason, message);
-    Reserved::create(dir)?.write(state.record())?;
+    let reserved = Reserved::create(dir)?;
+    reserved.write(state.record())?;
+    reserved.sync()?;
     say(&Readiness { record: Some(state.record().clone()), ..Default::default() });
     Ok(())
 }
@@ -213,6 +243,7 @@ fn record_panics(dir: &Path) {
 fn fail(mut state: State, reserved: &Reserved, failure: Failure) -> io::Result<()> {
     state.failed(failure.reason, failure.message);
     reserved.write(state.record())?;
+    reserved.sync()?;
     say(&Readiness { record: Some(state.record().clone()), ..Default::default() });
     Ok(())
 }

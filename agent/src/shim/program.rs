@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
@@ -21,6 +22,12 @@ use super::wire::{Order, Stream};
 
 /// Input waiting for a program that does not read; above it the driver's connection is not read either.
 pub(super) const INPUT_MAX: usize = 64 * 1024;
+
+/// What a terminal hands out at once when more is waiting.
+const BURST_BYTES: usize = 4 * 1024 - 1;
+
+/// How long the next piece of a burst may take. A program in full flow writes one every 50 us.
+const BURST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
 
 /// A started command.
 #[derive(Debug)]
@@ -143,7 +150,7 @@ impl Program {
     }
 
     /// Reads what there is, up to a full buffer: a terminal hands out 4 KiB at a time, and log, screen and viewers
-    /// cost less per byte in larger pieces.
+    /// cost far less per byte in larger pieces. So in a burst it waits a moment for more; a key's echo is none.
     pub(super) fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> usize {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -155,6 +162,7 @@ impl Program {
                 }
                 Ok(read) => filled += read,
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if filled >= BURST_BYTES && more_comes(fd) => {}
                 Err(_) => break,
             }
         }
@@ -293,6 +301,10 @@ impl ChildEnds {
             Self::Pipes(_) => None,
         }
     }
+}
+
+fn more_comes(fd: BorrowedFd<'_>) -> bool {
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&BURST_PAUSE)).is_ok_and(|ready| ready > 0)
 }
 
 fn open_ends(tty: bool, size: Size) -> io::Result<(Ends, ChildEnds)> {

@@ -197,7 +197,7 @@ impl Shim {
     }
 
     fn screen_text(&mut self, at: usize) {
-        match &self.screen {
+        match &mut self.screen {
             Some(screen) => {
                 let frame = wire::frame(kind::SCREEN_TEXT, &screen.text());
                 self.clients[at].push(frame);

@@ -24,6 +24,10 @@ use super::wire::{self, CHUNK_BYTES_MAX, Stream, kind};
 /// Connections at once. Each viewer may queue 256 KiB, so this bounds the shim at 64 MiB in the worst case.
 const CLIENTS_MAX: usize = 256;
 
+/// A shim that has started, or lost a viewer, gives back the code it needed for that when this much time has passed:
+/// short commands have ended by then, and a viewer may come back at once.
+const SETTLE_MS: u64 = 500;
+
 /// After the reaping, viewers that are behind get this long to take the rest; the log has it for those who do not.
 const LINGER_MS: u64 = 10_000;
 
@@ -46,6 +50,8 @@ pub(super) struct Shim {
     pub(super) reaped: bool,
     /// When a reaped shim stops waiting for its viewers.
     linger_until: u64,
+    /// When unneeded code is given back.
+    settle_at: Option<u64>,
     buffer: Vec<u8>,
 }
 
@@ -64,6 +70,7 @@ pub(super) struct Parts {
 /// Which of the polled descriptors have something, copied out so that the borrow ends.
 #[derive(Default)]
 struct Ready {
+    nothing: bool,
     signals: bool,
     accept: bool,
     init: bool,
@@ -93,6 +100,7 @@ impl Shim {
             finished: false,
             reaped: false,
             linger_until: 0,
+            settle_at: Some(now_ms() + SETTLE_MS),
             buffer: vec![0; CHUNK_BYTES_MAX],
         }
     }
@@ -105,6 +113,9 @@ impl Shim {
         // A command that ended before the first poll has left its SIGCHLD in the descriptor already.
         while !self.is_over() {
             let ready = self.wait(signals, listener)?;
+            if ready.nothing {
+                self.draw();
+            }
             for stream in &ready.outputs {
                 self.pump(*stream);
             }
@@ -128,6 +139,10 @@ impl Shim {
             }
             self.serve_viewers();
             self.bury_clients();
+            if self.settle_at.is_some_and(|at| now_ms() >= at) {
+                self.settle_at = None;
+                fork::forget_code();
+            }
         }
         self.flush_all();
         Ok(())
@@ -167,14 +182,14 @@ impl Shim {
             events.set(PollFlags::OUT, client.wants_to_write());
             fds.push(PollFd::from_borrowed_fd(client.fd(), events));
         }
-        let linger = self.reaped.then_some(self.linger_until);
-        let timeout = self.ladder.deadline().or(linger).map(|at| timespec(at.saturating_sub(now_ms())));
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let timeout = self.timeout();
+        let found = match poll(&mut fds, timeout.as_ref()) {
+            Ok(found) => found,
+            Err(rustix::io::Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
-        }
+        };
         let any = |at: usize| !fds[at].revents().is_empty();
-        let mut ready = Ready { signals: any(0), accept: any(1), ..Default::default() };
+        let mut ready = Ready { nothing: found == 0, signals: any(0), accept: any(1), ..Default::default() };
         ready.init = self.program.init_report.is_some() && any(2);
         ready.outputs.extend(streams.iter().filter(|(at, _)| any(*at)).map(|(_, stream)| *stream));
         ready.input = input.is_some_and(any);
@@ -188,6 +203,16 @@ impl Shim {
         Ok(ready)
     }
 
+    /// How long nothing may happen: no time at all while there is something to draw in that time.
+    fn timeout(&self) -> Option<Timespec> {
+        if self.screen.as_ref().is_some_and(Screen::is_behind) {
+            return Some(Timespec::default());
+        }
+        let linger = self.reaped.then_some(self.linger_until);
+        let deadline = [self.ladder.deadline(), linger, self.settle_at].into_iter().flatten().min();
+        deadline.map(|at| timespec(at.saturating_sub(now_ms())))
+    }
+
     /// One read of the program's output, to the log, the screen and the viewers. Returns the bytes moved.
     fn pump(&mut self, stream: Stream) -> usize {
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -199,28 +224,33 @@ impl Shim {
         read
     }
 
+    /// The viewers come first: they wait for neither the disk nor the screen.
     fn publish(&mut self, stream: Stream, data: &[u8]) {
         let offset = self.log.end();
-        self.log.output(if stream == Stream::Err { log_kind::ERR } else { log_kind::OUT }, data);
-        if let Some(screen) = &mut self.screen {
-            screen.feed(data);
-            let answers = screen.take_answers();
-            if !answers.is_empty() && self.program.pending_input() < INPUT_MAX {
-                self.program.type_in(&answers);
-            }
-        }
         let snapshots = self.screen.is_some();
         for client in &mut self.clients {
             client.output(offset, stream, data, &self.log_dir, snapshots);
+            client.flush();
+        }
+        self.log.output(if stream == Stream::Err { log_kind::ERR } else { log_kind::OUT }, data);
+        if self.screen.as_mut().is_some_and(|screen| screen.take(data)) {
+            self.draw();
+        }
+    }
+
+    /// Draws what waits for it, and answers what the program asked in it.
+    fn draw(&mut self) {
+        let Some(screen) = &mut self.screen else { return };
+        screen.catch_up();
+        let answers = screen.take_answers();
+        if !answers.is_empty() && self.program.pending_input() < INPUT_MAX {
+            self.program.type_in(&answers);
         }
     }
 
     fn signals(&mut self, signals: &OwnedFd) {
-        // struct signalfd_siginfo is 128 bytes and begins with the signal's number.
-        let mut buffer = [0u8; 128];
-        while rustix::io::read(signals, &mut buffer).is_ok_and(|read| read == buffer.len()) {
-            let number = u32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
-            if number == Signal::TERM.as_raw().unsigned_abs() {
+        while let Some(number) = fork::next_signal(signals) {
+            if number == Signal::TERM.as_raw() {
                 // The host goes down and tells every process.
                 self.stop(false, "host_stopped");
             }
@@ -337,8 +367,11 @@ impl Shim {
         self.state.ended(outcome, self.log.end());
         // The block is reserved: what can still fail here is the device itself, and then memory is all there is.
         drop(self.reserved.write(self.state.record()));
-        self.fence.remove();
         self.tell_watchers();
+        self.flush_all();
+        self.fence.remove();
+        // Whoever was told makes it durable, too; before anybody may let this process go, the block is on disk.
+        drop(self.reserved.sync());
     }
 
     fn client(&mut self, at: usize, readable: bool, writable: bool) {
@@ -356,10 +389,10 @@ impl Shim {
 
     fn accept(&mut self, listener: &UnixListener) {
         while let Ok((stream, _)) = listener.accept() {
-            let ours = rustix::process::geteuid();
-            let peer = rustix::net::sockopt::socket_peercred(&stream);
-            let allowed = peer.is_ok_and(|peer| peer.uid == ours || peer.uid.is_root());
-            if !allowed || self.clients.len() >= CLIENTS_MAX || stream.set_nonblocking(true).is_err() {
+            if !super::is_allowed(&stream)
+                || self.clients.len() >= CLIENTS_MAX
+                || stream.set_nonblocking(true).is_err()
+            {
                 continue;
             }
             self.clients.push(Client::new(self.next_client, stream));
@@ -419,6 +452,7 @@ impl Shim {
         if driver.is_some_and(|id| self.clients.iter().all(|client| client.id != id)) {
             self.set_driver(None);
         }
+        self.settle_at = Some(now_ms() + SETTLE_MS);
         self.tell_watchers();
         self.serve_viewers();
     }

@@ -8,3 +8,4 @@ mod full_disk;
 mod support;
 mod terminal;
 mod tree;
+mod zygote;

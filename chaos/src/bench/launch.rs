@@ -117,6 +117,31 @@ pub fn through_the_api() -> Vec<Figure> {
         Figure::new("launch_api_p50", samples.p50(), "ms", "<= 5 ms"),
         Figure::new("launch_api_p99", samples.p99(), "ms", "<= 12 ms"),
     ]
+    .into_iter()
+    .chain(shims_ready(&farm.path("logs")))
+    .collect()
+}
+
+/// From the agent's order for a shim to its command's exec and its socket's first answer, as the agent's log says it.
+fn shims_ready(logs: &Path) -> Vec<Figure> {
+    const FIELD: &str = "ready_us";
+    let mut samples = Samples::default();
+    let mut found = 0;
+    for log in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+        for (_, rest) in text.lines().filter_map(|line| line.split_once(FIELD)) {
+            let digits = rest.trim_start_matches(|c: char| !c.is_ascii_digit());
+            let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+            samples.push(Duration::from_micros(digits[..end].parse().expect("microseconds")));
+            found += 1;
+        }
+    }
+    // The last one may not be written yet.
+    assert!(found + 1 >= LAUNCHES, "{found} starts in the agent's log, {LAUNCHES} were made");
+    vec![
+        Figure::new("shim_spawn_ready_p50", samples.p50(), "ms", "< 10 ms"),
+        Figure::new("shim_spawn_ready_p99", samples.p99(), "ms", ""),
+    ]
 }
 
 /// Launches of /bin/true with terminal, shim and durable commit, from the first request to the last recorded end.

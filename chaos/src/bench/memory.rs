@@ -52,6 +52,8 @@ pub fn per_runner() -> Vec<Figure> {
         let running = listed.iter().filter(|r| r["state"] == "running").count();
         if running == RUNNERS as usize { Ok(()) } else { Err(running) }
     });
+    // Idle means past the half second in which shims keep what their start needed.
+    std::thread::sleep(Duration::from_secs(3));
     let shims = farm.shims();
     let sizes: Vec<(u64, u64)> = shims.iter().map(|p| memory_kib(p.pid)).collect();
     let shares: u64 = sizes.iter().map(|s| s.1).sum();

@@ -40,6 +40,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// up no more than this.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// Longest HTTP/2 frame: a full message of output goes in one, not in five.
+const FRAME_BYTES: u32 = 128 * 1024;
+
 /// With further endpoints to try, a silent node gets this long before the next one is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -229,6 +232,7 @@ impl Client {
         let channel = Endpoint::from_static("http://stratavore")
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .connect_with_connector(connector)

@@ -25,11 +25,11 @@ use tonic::{Response, Status};
 use crate::api::auth::{Authorized, Needs};
 use crate::api::status::ApiError;
 use crate::convert::id;
+use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
 use crate::link::hub::Hub;
 use crate::peer::channels::Channels;
 use crate::peer::service::Peers;
-use crate::propose::until_committed;
 use crate::tasks::Tasks;
 
 /// Longest request: an entry's bound (P23) and what is around it.
@@ -55,6 +55,7 @@ const STATUS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Api {
     pub(crate) node: NodeId,
     pub(crate) raft: Handle,
+    pub(crate) ahead: Ahead,
     pub(crate) hub: Hub,
     pub(crate) renewals: Renewals,
     pub(crate) tasks: Tasks,
@@ -84,7 +85,7 @@ impl Api {
                 term: None,
                 command: command?,
             };
-            let reply = until_committed(&self.raft, entry, MUTATION_PATIENCE).await?.reply.into_result()?;
+            let reply = self.ahead.propose(entry, MUTATION_PATIENCE).await?.reply.into_result()?;
             self.raft.read(|state| show(state, &reply)).ok_or_else(|| {
                 ApiError::Internal(format!(
                     "the reply {reply:?} does not fit the request, or its object is gone"

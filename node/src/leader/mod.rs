@@ -1,6 +1,7 @@
 //! What only a leader does: place runners, judge whether hosts are alive, keep state bounded and the voters right. A group of loops is born
 //! when this node begins to lead a term and dies with it; each proposal carries the term (P7).
 
+pub(crate) mod ahead;
 pub(crate) mod lease;
 pub(crate) mod liveness;
 pub(crate) mod membership;

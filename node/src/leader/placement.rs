@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use stratavore_model::command::{Assign, Placement as Placed};
-use stratavore_model::{Command, RefusedPlacement, Reply};
+use stratavore_model::{Command, RefusedPlacement, Reply, RunnerId, State};
+use stratavore_raft::AppliedBatch;
 use stratavore_scheduler::{Plan, View};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::id;
@@ -29,6 +31,12 @@ enum Next {
     /// When something was applied, but not before `rest` is over.
     OnChange {
         rest: Duration,
+    },
+    /// When something was applied that may have made room or queued somebody, but not before `rest` is over.
+    OnRelief {
+        rest: Duration,
+        /// What was applied since before the plan.
+        changes: broadcast::Receiver<Arc<AppliedBatch>>,
     },
 }
 
@@ -77,6 +85,13 @@ impl PlacementCounters {
         self.inner.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
+    /// Counts what became of placements.
+    pub(crate) fn assigned(&self, reply: &Reply) {
+        if let Reply::Assigned { placed, refused } = reply {
+            self.settled(placed.len(), refused);
+        }
+    }
+
     fn settled(&self, placed: usize, refused: &[RefusedPlacement]) {
         self.inner.placed.fetch_add(placed as u64, Ordering::Relaxed);
         self.inner.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
@@ -107,8 +122,12 @@ impl Placement {
                 match self.round().await {
                     Next::AtOnce => {}
                     Next::OnChange { rest } => {
-                        tokio::time::sleep(rest).await;
+                        pause(rest).await;
                         tokio::time::timeout(TICK, applied.changed()).await.ok();
+                    }
+                    Next::OnRelief { rest, mut changes } => {
+                        pause(rest).await;
+                        tokio::time::timeout(TICK, self.relief(&mut changes)).await.ok();
                     }
                 }
             };
@@ -121,9 +140,10 @@ impl Placement {
 
     /// One plan and its proposal.
     async fn round(&self) -> Next {
+        let changes = self.term.raft.changes();
         let Some((plan, took)) = self.plan() else { return Next::NOW };
         if plan.assign.is_empty() {
-            return Next::OnChange { rest: (took * REST_FACTOR).min(REST_MAX) };
+            return Next::OnRelief { rest: (took * REST_FACTOR).min(REST_MAX), changes };
         }
         let more = plan.more;
         let placements = plan.assign.into_iter().map(|(runner, host)| Placed { runner, host }).collect();
@@ -144,6 +164,17 @@ impl Placement {
         }
     }
 
+    /// Waits for a change after which a plan may find what the last one did not: most changes are a runner's progress on
+    /// its host, which helps nobody who waits.
+    async fn relief(&self, changes: &mut broadcast::Receiver<Arc<AppliedBatch>>) {
+        // Having lagged behind, or at the end, there is no knowing.
+        while let Ok(batch) = changes.recv().await {
+            if self.term.raft.read(|state| may_help(state, &batch)) {
+                return;
+            }
+        }
+    }
+
     /// A plan and how long it took; `None` when nothing is queued.
     fn plan(&self) -> Option<(Plan, Duration)> {
         let started = Instant::now();
@@ -154,5 +185,35 @@ impl Placement {
         let took = started.elapsed();
         self.counters.round(took);
         Some((plan, took))
+    }
+}
+
+/// The timer counts in milliseconds and rounds up: even a sleep of nothing would be a tick on the way of a launch.
+async fn pause(rest: Duration) {
+    if !rest.is_zero() {
+        tokio::time::sleep(rest).await;
+    }
+}
+
+/// Whether somebody was queued, or a host has changed or lost a runner (which may be forgotten by now).
+fn may_help(state: &State, batch: &AppliedBatch) -> bool {
+    let leaves_or_waits = |id: &RunnerId| state.runner(*id).is_none_or(|runner| runner.occupies().is_none());
+    batch.jumped || !batch.hosts.is_empty() || batch.runners.iter().any(leaves_or_waits)
+}
+
+#[cfg(test)]
+mod tests {
+    use stratavore_model::HostId;
+
+    use super::*;
+
+    #[test]
+    fn hosts_and_jumps_may_help_and_nothing_does_not() {
+        let state = State::new();
+        let host = "0000000001".parse::<HostId>().unwrap();
+        let batch = AppliedBatch { hosts: vec![host], ..AppliedBatch::default() };
+        assert!(may_help(&state, &batch));
+        assert!(may_help(&state, &AppliedBatch { jumped: true, ..AppliedBatch::default() }));
+        assert!(!may_help(&state, &AppliedBatch { index: 9, ..AppliedBatch::default() }));
     }
 }

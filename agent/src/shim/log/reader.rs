@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::super::wire::Stream;
+use super::super::wire::{CHUNK_BYTES_MAX, Stream};
 use super::{FRAME_HEADER, Header, PAYLOAD_MAX, kind, segment_path, segments};
 
-/// Bytes fetched at once while hopping over frames: small frames (one keystroke each) are common.
-const WINDOW: usize = 64 * 1024;
+/// Bytes fetched at once: small frames (one keystroke each) are common, and one of a full read fits whole.
+const WINDOW: usize = CHUNK_BYTES_MAX + 4096;
 
 /// A position in one segment, at a frame boundary.
 #[derive(Debug)]
@@ -70,13 +70,8 @@ impl Cursor {
     /// # Errors
     /// When the file cannot be read.
     pub fn skip_frame(&mut self) -> io::Result<Option<Frame>> {
-        let Some(bytes) = self.peek_header()? else { return Ok(None) };
-        let Some(header) = Header::decode(&bytes) else { return Ok(None) };
+        let Some(header) = self.whole_frame()? else { return Ok(None) };
         let payload_at = self.position + FRAME_HEADER as u64;
-        // The last payload byte must exist; for data frames one byte tells as much as all of them.
-        if header.length > 0 && self.fetch(payload_at + header.length as u64 - 1, 1)?.is_none() {
-            return Ok(None);
-        }
         let frame = Frame {
             header,
             offset: self.offset,
@@ -84,10 +79,11 @@ impl Cursor {
             payload_at,
         };
         if matches!(header.kind, kind::GAP | kind::HEAD) {
-            let payload = self.fetch(payload_at, header.length.min(16))?.unwrap_or_default();
-            self.offset += header.advance(&payload);
-            if let (kind::HEAD, Some(wall)) = (header.kind, payload.first_chunk::<8>()) {
-                self.wall_ms = u64::from_le_bytes(*wall);
+            let payload = self.in_window(payload_at, header.length.min(16)).unwrap_or_default();
+            let (advance, wall) = (header.advance(payload), payload.first_chunk::<8>().copied());
+            self.offset += advance;
+            if let (kind::HEAD, Some(wall)) = (header.kind, wall) {
+                self.wall_ms = u64::from_le_bytes(wall);
             }
         } else {
             self.offset += header.advance(&[]);
@@ -101,29 +97,54 @@ impl Cursor {
     /// # Errors
     /// When the file cannot be read.
     pub fn payload(&self, frame: &Frame, from: usize, to: usize) -> io::Result<Vec<u8>> {
-        let mut data = vec![0; to.min(frame.header.length).saturating_sub(from).min(PAYLOAD_MAX)];
-        self.file.read_exact_at(&mut data, frame.payload_at + from as u64)?;
+        let length = to.min(frame.header.length).saturating_sub(from).min(PAYLOAD_MAX);
+        let at = frame.payload_at + from as u64;
+        if let Some(bytes) = self.in_window(at, length) {
+            return Ok(bytes.to_vec());
+        }
+        let mut data = vec![0; length];
+        self.file.read_exact_at(&mut data, at)?;
         Ok(data)
     }
 
-    fn peek_header(&mut self) -> io::Result<Option<[u8; FRAME_HEADER]>> {
-        Ok(self
-            .fetch(self.position, FRAME_HEADER)?
-            .and_then(|bytes| bytes.first_chunk::<FRAME_HEADER>().copied()))
+    /// The header at the cursor, when its frame is there to its end.
+    fn whole_frame(&mut self) -> io::Result<Option<Header>> {
+        // A frame that is whole once stays as it is; half of one may have been taken back since the window was read.
+        if let Some(header) = self.header().filter(|header| self.frame_end(*header) <= self.window_end()) {
+            return Ok(Some(header));
+        }
+        self.slide(self.position)?;
+        let Some(header) = self.header() else { return Ok(None) };
+        let end = self.frame_end(header);
+        if end <= self.window_end() {
+            return Ok(Some(header));
+        }
+        // Larger than the window: its last byte tells as much as all of them.
+        let whole = self.window.len() == WINDOW && read_up_to(&self.file, &mut [0], end - 1)? == 1;
+        Ok(whole.then_some(header))
     }
 
-    /// `length` bytes at `at`, through the window; `None` beyond the end of the file.
-    fn fetch(&mut self, at: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
-        if let Some(bytes) = self.in_window(at, length) {
-            return Ok(Some(bytes.to_vec()));
-        }
+    fn header(&self) -> Option<Header> {
+        Header::decode(self.in_window(self.position, FRAME_HEADER)?.first_chunk()?)
+    }
+
+    const fn frame_end(&self, header: Header) -> u64 {
+        self.position + (FRAME_HEADER + header.length) as u64
+    }
+
+    const fn window_end(&self) -> u64 {
+        self.window_at + self.window.len() as u64
+    }
+
+    /// Fills the window from `at` on.
+    fn slide(&mut self, at: u64) -> io::Result<()> {
         let mut window = std::mem::take(&mut self.window);
         window.resize(WINDOW, 0);
         let read = read_up_to(&self.file, &mut window, at)?;
         window.truncate(read);
         self.window = window;
         self.window_at = at;
-        Ok(self.in_window(at, length).map(<[u8]>::to_vec))
+        Ok(())
     }
 
     fn in_window(&self, at: u64, length: usize) -> Option<&[u8]> {

@@ -9,6 +9,8 @@ mod csi;
 mod modes;
 mod scan;
 mod size;
+mod skim;
+mod snapshot;
 
 use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,16 +19,24 @@ use stratavore_proto::v1;
 
 use answer::Facts;
 use csi::Csi;
-use modes::{AUTOWRAP, CURSOR_VISIBLE, Charsets, INSERT, Modes, NEWLINE, ORIGIN, SYNC, Saved, line_drawing};
+use modes::{AUTOWRAP, CURSOR_VISIBLE, INSERT, Modes, NEWLINE, ORIGIN, Saved, line_drawing};
 use scan::{Scanner, Token};
 pub use size::{DEFAULT_SIZE, Size};
 
 /// Answers waiting to be sent to the program; a program that only asks and never reads gets no more.
 const ANSWERS_MAX: usize = 4096;
 
+/// Output that may wait to be drawn: some milliseconds of work, and little beside the rest of a shim.
+const UNDRAWN_MAX: usize = 256 * 1024;
+
+/// Kept of the buffer for undrawn output when there is no flood.
+const UNDRAWN_KEPT: usize = 4 * 1024;
+
 /// The screen; see the module.
 pub struct Screen {
     parser: vt100::Parser,
+    /// Output taken, but not drawn yet.
+    undrawn: Vec<u8>,
     scanner: Scanner,
     modes: Modes,
     /// Bytes for the emulator, collected over one chunk: it is faster fed in runs.
@@ -51,6 +61,7 @@ impl Screen {
     pub fn new(size: Size) -> Self {
         Self {
             parser: emulator(size),
+            undrawn: Vec::new(),
             scanner: Scanner::default(),
             modes: Modes::default(),
             run: Vec::new(),
@@ -66,16 +77,47 @@ impl Screen {
         Size { rows: rows.get(), cols: cols.get() }
     }
 
-    /// Takes a chunk of output. Never panics: an emulator that fails on a chunk is replaced by a blank one, since the
+    /// Takes a chunk of output, to be drawn when there is time for it: in a flood large pieces cost far less, and the
+    /// viewers need not wait. True when so much waits that there must be time now. Questions in it are answered when
+    /// it is drawn.
+    #[must_use]
+    pub fn take(&mut self, bytes: &[u8]) -> bool {
+        self.undrawn.extend_from_slice(bytes);
+        self.undrawn.len() >= UNDRAWN_MAX
+    }
+
+    /// Whether output waits to be drawn.
+    #[must_use]
+    pub const fn is_behind(&self) -> bool {
+        !self.undrawn.is_empty()
+    }
+
+    /// Draws what was taken.
+    pub fn catch_up(&mut self) {
+        let mut undrawn = std::mem::take(&mut self.undrawn);
+        self.feed(&undrawn);
+        if undrawn.len() < UNDRAWN_KEPT {
+            undrawn.shrink_to(UNDRAWN_KEPT);
+        }
+        undrawn.clear();
+        self.undrawn = undrawn;
+    }
+
+    /// Takes a chunk of output and draws it. Never panics: an emulator that fails on a chunk is replaced by a blank one, since the
     /// program behind must not die of what it prints.
     pub fn feed(&mut self, bytes: &[u8]) {
-        let mut scanner = std::mem::take(&mut self.scanner);
-        scanner.scan(bytes, |token| self.token(token));
-        self.scanner = scanner;
+        let rest = self.skim(bytes);
+        self.scan(rest);
         self.flush();
     }
 
-    /// What the program asked for since the last call; goes to its input.
+    fn scan(&mut self, bytes: &[u8]) {
+        let mut scanner = std::mem::take(&mut self.scanner);
+        scanner.scan(bytes, |token| self.token(token));
+        self.scanner = scanner;
+    }
+
+    /// What the program asked for in what was drawn since the last call; goes to its input.
     pub fn take_answers(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.answers)
     }
@@ -91,7 +133,11 @@ impl Screen {
         if size == self.size() {
             return;
         }
+        self.catch_up();
         self.modes.region = None;
+        for saved in self.modes.saved.iter_mut().flatten() {
+            saved.position.1 = saved.position.1.min(size.cols - 1);
+        }
         let resized =
             catch_unwind(AssertUnwindSafe(|| self.parser.set_size(side(size.rows), side(size.cols))));
         if resized.is_err() {
@@ -101,7 +147,8 @@ impl Screen {
 
     /// The grid as text, trailing blanks cut.
     #[must_use]
-    pub fn text(&self) -> v1::GetScreenResponse {
+    pub fn text(&mut self) -> v1::GetScreenResponse {
+        self.catch_up();
         let screen = self.parser.screen();
         let size = self.size();
         let (row, col) = screen.cursor_position();
@@ -114,82 +161,6 @@ impl Screen {
             title: self.modes.title.clone(),
             cursor_hidden: !self.modes.private(CURSOR_VISIBLE),
         }
-    }
-
-    /// Bytes that draw this state on any terminal of the same size, whatever it showed before. Output that follows
-    /// the bytes fed so far goes on right behind them.
-    pub fn snapshot(&mut self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4096);
-        // Synchronized output hides the drawing; then everything that would bend it is switched off.
-        out.extend_from_slice(
-            b"\x1b[?2026h\x1b[!p\x1b[?25l\x1b[?6l\x1b[4l\x1b[20l\x1b[?7h\x1b[r\x1b(B\x1b)B\x0f",
-        );
-        self.modes.write_kitty(true, &mut out);
-        out.extend_from_slice(b"\x1b[?1049l");
-        self.modes.write_kitty(false, &mut out);
-        if self.parser.screen().alternate_screen() {
-            // The program's main screen lies underneath and shows again when it leaves the alternate one.
-            self.parser.process(b"\x1b[?47l");
-            out.extend_from_slice(self.parser.screen().contents_formatted().as_bytes());
-            self.parser.process(b"\x1b[?47h");
-            self.write_saved(0, &mut out);
-            out.extend_from_slice(b"\x1b[?1049h");
-            Charsets::default().write(&mut out);
-            self.modes.write_kitty(true, &mut out);
-        }
-        out.extend_from_slice(self.parser.screen().contents_formatted().as_bytes());
-        self.modes.write(&mut out);
-        let shown = usize::from(self.parser.screen().alternate_screen());
-        self.write_saved(shown, &mut out);
-        out.extend_from_slice(b"\x1b7");
-        Charsets::default().write(&mut out);
-        self.write_position(&mut out);
-        self.modes.charsets.write(&mut out);
-        out.extend_from_slice(if self.modes.private(CURSOR_VISIBLE) { b"\x1b[?25h" } else { b"\x1b[?25l" });
-        if !self.modes.private(SYNC) {
-            out.extend_from_slice(b"\x1b[?2026l");
-        }
-        out.extend_from_slice(&self.scanner.held());
-        out
-    }
-
-    /// Scroll region, origin mode, cursor, attributes and what bends printing, in the order in which they may be set.
-    fn write_position(&self, out: &mut Vec<u8>) {
-        let screen = self.parser.screen();
-        if let Some((top, bottom)) = self.modes.region {
-            out.extend_from_slice(format!("\x1b[{};{}r", top + 1, bottom + 1).as_bytes());
-        }
-        if self.modes.private(ORIGIN) {
-            let top = self.modes.region.map_or(0, |(top, _)| top);
-            let (row, col) = screen.cursor_position();
-            let row = row.saturating_sub(top) + 1;
-            out.extend_from_slice(
-                format!("\x1b[?6h\x1b[{row};{}H", col.min(self.size().cols - 1) + 1).as_bytes(),
-            );
-        } else {
-            out.extend_from_slice(screen.cursor_state_formatted().as_bytes());
-        }
-        out.extend_from_slice(screen.attributes_formatted().as_bytes());
-        for (mode, on) in [(INSERT, self.modes.ansi(INSERT)), (NEWLINE, self.modes.ansi(NEWLINE))] {
-            if on {
-                out.extend_from_slice(format!("\x1b[{mode}h").as_bytes());
-            }
-        }
-        if !self.modes.private(AUTOWRAP) {
-            out.extend_from_slice(b"\x1b[?7l");
-        }
-    }
-
-    /// Puts the cursor where DECSC kept it on one of the screens (home, if it never did), ready to be saved again.
-    fn write_saved(&self, screen: usize, out: &mut Vec<u8>) {
-        let Some(saved) = &self.modes.saved[screen] else {
-            out.extend_from_slice(b"\x1b[H\x1b[m");
-            return Charsets::default().write(out);
-        };
-        let size = self.size();
-        let (row, col) = (saved.position.0.min(size.rows - 1), saved.position.1.min(size.cols - 1));
-        out.extend_from_slice(format!("\x1b[{};{}H{}", row + 1, col + 1, saved.attributes).as_bytes());
-        saved.charsets.write(out);
     }
 
     fn token(&mut self, token: Token<'_>) {
