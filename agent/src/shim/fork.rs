@@ -61,6 +61,37 @@ pub(super) fn stay_small() {
     }
 }
 
+/// A timer of the kernel that kills this process, even a stopped one, at a time of CLOCK_BOOTTIME (P11).
+#[derive(Debug)]
+pub(super) struct KillTimer(libc::timer_t);
+
+impl KillTimer {
+    pub(super) fn create() -> io::Result<Self> {
+        // SAFETY: plain structures that outlive the call. Every timer that exists is valid until the process ends.
+        unsafe {
+            let (mut event, mut timer) = (std::mem::zeroed::<libc::sigevent>(), std::ptr::null_mut());
+            (event.sigev_notify, event.sigev_signo) = (libc::SIGEV_SIGNAL, libc::SIGKILL);
+            checked(libc::timer_create(libc::CLOCK_BOOTTIME, &raw mut event, &raw mut timer))?;
+            Ok(Self(timer))
+        }
+    }
+
+    /// Sets it to `at_ns`, at once when that has passed; `None` disarms it.
+    pub(super) fn set(&self, at_ns: Option<u64>) -> io::Result<()> {
+        // SAFETY: plain data, and a timer that exists (see `create`).
+        unsafe {
+            let mut when: libc::itimerspec = std::mem::zeroed();
+            let at_ns = at_ns.map_or(0, |at_ns| i64::try_from(at_ns).unwrap_or(i64::MAX).max(1));
+            (when.it_value.tv_sec, when.it_value.tv_nsec) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+            checked(libc::timer_settime(self.0, libc::TIMER_ABSTIME, &raw const when, std::ptr::null_mut()))
+        }
+    }
+}
+
+fn checked(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Name of the process in `ps`.
 pub(super) fn set_name(name: &CStr) {
     // SAFETY: a NUL-terminated string that outlives the call.
@@ -71,20 +102,18 @@ pub(super) fn set_name(name: &CStr) {
 
 /// A shim survives its terminal and its readers.
 pub(super) fn ignore_hangups() {
-    // SAFETY: changes dispositions only.
-    unsafe {
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGQUIT, libc::SIG_IGN);
-    }
+    ignore(&[libc::SIGHUP, libc::SIGPIPE, libc::SIGINT, libc::SIGQUIT]);
 }
 
 /// For a process that ends with another one and by nothing else.
 pub(super) fn ignore_term() {
-    // SAFETY: changes a disposition only.
-    unsafe {
-        libc::signal(libc::SIGTERM, libc::SIG_IGN);
+    ignore(&[libc::SIGTERM]);
+}
+
+fn ignore(signals: &[i32]) {
+    for signal in signals {
+        // SAFETY: changes a disposition only.
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
     }
 }
 
@@ -102,9 +131,7 @@ pub(super) fn signal_fd() -> io::Result<OwnedFd> {
 }
 
 fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(fd)?;
     // SAFETY: a fresh descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -115,9 +142,7 @@ pub(super) fn silence_stdio() -> io::Result<()> {
     unsafe {
         let null = owned(libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))?;
         for target in 0..3 {
-            if libc::dup2(null.as_raw_fd(), target) < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            checked(libc::dup2(null.as_raw_fd(), target))?;
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::deadline::Deadline;
 use super::ended::Ended;
 use super::exit::Reserved;
 use super::fence::{Fence, Kind, descend};
@@ -37,6 +38,7 @@ pub(super) struct Shim {
     pub(super) reserved: Reserved,
     pub(super) state: State,
     pub(super) ladder: Ladder,
+    pub(super) deadline: Deadline,
     pub(super) clients: Vec<Client>,
     pub(super) driver: Option<u64>,
     next_client: u64,
@@ -59,6 +61,7 @@ pub(super) struct Parts {
     pub(super) reserved: Reserved,
     pub(super) state: State,
     pub(super) kill_grace_ms: u64,
+    pub(super) deadline: Deadline,
 }
 
 /// Which of the polled descriptors have something, copied out so that the borrow ends.
@@ -75,7 +78,7 @@ struct Ready {
 
 impl Shim {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { program, fence, screen, log, log_dir, reserved, state, kill_grace_ms } = parts;
+        let Parts { program, fence, screen, log, log_dir, reserved, state, kill_grace_ms, deadline } = parts;
         Self {
             program,
             fence,
@@ -85,6 +88,7 @@ impl Shim {
             reserved,
             state,
             ladder: Ladder::new(kill_grace_ms),
+            deadline,
             clients: Vec::new(),
             driver: None,
             next_client: 1,
@@ -126,6 +130,7 @@ impl Shim {
             if let Some(step) = self.ladder.tick(now_ms()) {
                 self.step(step);
             }
+            self.keep_deadline();
             self.serve_viewers();
             self.bury_clients();
         }
@@ -168,7 +173,8 @@ impl Shim {
             fds.push(PollFd::from_borrowed_fd(client.fd(), events));
         }
         let linger = self.reaped.then_some(self.linger_until);
-        let timeout = self.ladder.deadline().or(linger).map(|at| timespec(at.saturating_sub(now_ms())));
+        let wake = [self.ladder.deadline().or(linger), self.deadline.wake_ms()].into_iter().flatten().min();
+        let timeout = wake.map(|at| timespec(at.saturating_sub(now_ms())));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -281,7 +287,11 @@ impl Shim {
         }
     }
 
-    fn step(&mut self, step: Step) {
+    pub(super) fn step(&mut self, step: Step) {
+        if let Some(leaf) = &self.fence.leaf {
+            // Frozen processes see no signal but KILL (P11).
+            leaf.thaw();
+        }
         match step {
             Step::Interrupt => self.program.interrupt(),
             Step::Terminate => {
@@ -322,6 +332,7 @@ impl Shim {
     /// The tree is gone, or what is left cannot be ended: last output, record, exit to the viewers.
     fn finish(&mut self, leftovers: Vec<String>) {
         self.ladder.done();
+        self.deadline.disarm();
         self.program.release();
         for stream in [Stream::Out, Stream::Err] {
             while self.pump(stream) > 0 {}
