@@ -25,7 +25,7 @@ use crate::join::{self, Join};
 use crate::leader::Leader;
 use crate::leader::liveness::Renewals;
 use crate::leader::placement::PlacementCounters;
-use crate::life::{hand_over, refuse_older_program, removed};
+use crate::life::{hand_over, removed};
 use crate::link::certificate::Issuer;
 use crate::link::endpoint::{Farewell, Link};
 use crate::link::handshake::Greeter;
@@ -42,6 +42,7 @@ use crate::peer::contact::Contact;
 use crate::peer::dial::{Dialer, Removal};
 use crate::peer::renewals::RenewalRelay;
 use crate::peer::service::Peers;
+use crate::quarantine::{Guard, Quarantine};
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
 use crate::trust::Trust;
@@ -139,6 +140,7 @@ struct Parts {
     connections: Connections,
     registry: Arc<Registry>,
     channels: Channels,
+    quarantine: Quarantine,
     issuer: Issuer,
     renewals: Renewals,
     counted: Counted,
@@ -168,7 +170,6 @@ impl Server {
         let (dialer, removal) = (Dialer::new(tls.own(), registry.clone()), Removal::new());
         let connector = dialer.connector(removal.clone());
         let (raft, raft_server) = open_raft(data_dir.path(), &node, connector).await?;
-        refuse_older_program(&raft).await?;
         registry.attach(raft.clone());
         // P4: whoever leads stamps, also what other nodes bring.
         raft.set_stamp(Arc::new(id::now));
@@ -323,6 +324,7 @@ impl Parts {
             connections: Connections::new(root.token().child_token()),
             registry,
             channels: Channels::new(raft.clone(), dialer),
+            quarantine: Quarantine::new(),
             issuer: Issuer::new(raft.clone()),
             renewals: Renewals::new(),
             counted,
@@ -349,6 +351,13 @@ impl Parts {
         groups.loops.spawn(TaskKind::Renewals, relay.run(stop.clone()));
         let contact = Contact { raft: self.raft.clone(), hub: self.hub.clone() };
         groups.loops.spawn(TaskKind::Contact, contact.run(stop.clone()));
+        let guard = Guard {
+            node: self.node,
+            raft: self.raft.clone(),
+            hub: self.hub.clone(),
+            quarantine: self.quarantine.clone(),
+        };
+        groups.loops.spawn(TaskKind::Quarantine, guard.run(stop.clone()));
         let trust = TrustUpdates { raft: self.raft.clone(), hub: self.hub.clone() };
         groups.loops.spawn(TaskKind::Trust, trust.run(stop.clone()));
         let sweep = self.connections.clone().run(self.raft.clone(), self.registry.clone(), stop.clone());
@@ -365,6 +374,7 @@ impl Parts {
             issuer: self.issuer.clone(),
             counted: self.counted.clone(),
             tasks: groups.link.clone(),
+            quarantine: self.quarantine.clone(),
         };
         let link = Link::new(socket, &self.tls.quic(), greeter, secret, groups.link.clone())?;
         let farewell = link.farewell();
@@ -391,6 +401,7 @@ impl Parts {
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
             channels: self.channels.clone(),
+            quarantine: self.quarantine.clone(),
             started: self.started,
         };
         let peers = Peers {
@@ -398,6 +409,7 @@ impl Parts {
             hub: self.hub.clone(),
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
+            quarantine: self.quarantine.clone(),
         };
         let routes = api::routes(Arc::new(api), peers).await;
         let acceptor = self.acceptor("grpc", listener, self.tls.grpc(), Admittance::Certified, groups);
