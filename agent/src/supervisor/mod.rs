@@ -21,6 +21,8 @@ mod runner;
 #[cfg(test)]
 mod fence_properties;
 #[cfg(test)]
+mod lease_field;
+#[cfg(test)]
 mod lease_properties;
 #[cfg(test)]
 mod properties;
