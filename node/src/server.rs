@@ -181,7 +181,7 @@ impl Server {
         let secret = credentials.key().pkcs8_der();
         let farewell = parts.start_link(&groups, sockets.quic, secret, periods(&options.config))?;
         parts.start_leader(&groups);
-        parts.start_grpc(&groups, sockets.grpc).await;
+        parts.start_grpc(&groups, sockets.grpc, data_dir.path()).await;
         parts.start_raft(&groups, sockets.raft, raft_server);
         parts.start_join(&groups, sockets.join);
         parts.start_http(&groups, sockets.metrics, data_dir.path(), expires);
@@ -393,7 +393,7 @@ impl Parts {
         groups.leader.spawn(TaskKind::Leader, leader.run(groups.leader.token().clone()));
     }
 
-    async fn start_grpc(&self, groups: &Groups, listener: TcpListener) {
+    async fn start_grpc(&self, groups: &Groups, listener: TcpListener, data_dir: &Path) {
         let api = Api {
             node: self.node,
             raft: self.raft.clone(),
@@ -403,6 +403,7 @@ impl Parts {
             channels: self.channels.clone(),
             quarantine: self.quarantine.clone(),
             started: self.started,
+            data_dir: data_dir.to_path_buf(),
         };
         let peers = Peers {
             raft: self.raft.clone(),

@@ -1,6 +1,7 @@
 //! The gRPC API: one file per service, every handler a few lines: who may, what is asked, propose or read, show.
 
 pub(crate) mod auth;
+mod backup;
 mod cluster;
 mod events;
 mod hand_over;
@@ -13,6 +14,7 @@ mod terminal;
 mod tokens;
 mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +66,8 @@ pub(crate) struct Api {
     /// P24: reads are refused while this node's state is not what it should be.
     pub(crate) quarantine: Quarantine,
     pub(crate) started: Instant,
+    /// Where a backup is written before it is sent.
+    pub(crate) data_dir: PathBuf,
 }
 
 impl Api {
