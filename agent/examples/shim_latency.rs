@@ -54,6 +54,7 @@ async fn start(launcher: &Launcher, root: &Path, number: usize, argv: &[&str]) -
         size: None,
         kill_grace: Duration::from_secs(3),
         fence: FencePreference::Auto,
+        lease: Default::default(),
     };
     Ok(launcher.start(&dir, spec).await?)
 }

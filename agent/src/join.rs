@@ -123,6 +123,7 @@ async fn redeem(args: &args::Join, token: &JoinToken, key: &KeyPair) -> Result<v
         name: args.name.clone().unwrap_or_else(host_name),
         labels: args.labels.iter().cloned().collect(),
         slots: args.slots,
+        ..Default::default()
     };
     let mut last = None;
     for round in 0..ROUNDS {

@@ -9,6 +9,7 @@ use stratavore_certs::{SpkiHash, files};
 use stratavore_proto::v1;
 
 use crate::data_dir::DataDir;
+use crate::link::spread;
 
 /// `agent.json`: written once, as the last act of a join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,18 +85,19 @@ impl Trust {
     /// The stored bundle, else what the join gave.
     pub(crate) fn load(dir: &DataDir, membership: &Membership) -> Result<Self, MembershipError> {
         let stored = read_json(&dir.trust_json())?;
-        Ok(stored.unwrap_or_else(|| Self { nodes: membership.nodes.clone(), trusted: Vec::new() }))
+        Ok(stored.unwrap_or_else(|| Self::first(membership)))
     }
 
-    /// What a welcome says; empty lists leave what was known.
-    pub(crate) fn updated(&self, welcome: &v1::Welcome) -> Self {
-        let nodes = Gateway::of_nodes(&welcome.nodes);
-        let trusted: Vec<String> = welcome
-            .trusted
-            .iter()
-            .filter_map(|node| spki(&node.spki_sha256))
-            .map(|hash| hash.to_string())
-            .collect();
+    /// What the join gave: any order, so the hosts spread by themselves until a welcome says theirs.
+    pub(crate) fn first(membership: &Membership) -> Self {
+        Self { nodes: spread(&membership.host_id, &membership.nodes), trusted: Vec::new() }
+    }
+
+    /// What a welcome or an update says; empty lists leave what was known.
+    pub(crate) fn updated(&self, nodes: &[v1::NodeAddress], trusted: &[v1::TrustedNode]) -> Self {
+        let nodes = Gateway::of_nodes(nodes);
+        let trusted: Vec<String> =
+            trusted.iter().filter_map(|node| spki(&node.spki_sha256)).map(|hash| hash.to_string()).collect();
         Self {
             nodes: if nodes.is_empty() { self.nodes.clone() } else { nodes },
             trusted: if trusted.is_empty() { self.trusted.clone() } else { trusted },
@@ -153,9 +155,8 @@ mod tests {
             nodes: vec![Gateway { id: 1, quic: "a:1".into() }],
             trusted: vec![SpkiHash([7; 32]).to_string()],
         };
-        assert_eq!(old.updated(&v1::Welcome::default()), old);
-        let trusted = vec![v1::TrustedNode { id: 2, spki_sha256: vec![9; 32].into() }];
-        let new = old.updated(&v1::Welcome { trusted, ..Default::default() });
+        assert_eq!(old.updated(&[], &[]), old);
+        let new = old.updated(&[], &[v1::TrustedNode { id: 2, spki_sha256: vec![9; 32].into() }]);
         assert_eq!(new.keys(), Some(vec![SpkiHash([9; 32])]));
     }
 }

@@ -55,13 +55,12 @@ pub(crate) async fn run(dir: DataDir, config: AgentConfig) -> Result<(), Failure
             error = chain(&error),
             "the trust bundle is unusable; any node of the cluster's CA is accepted until a new one comes"
         );
-        Trust { nodes: membership.nodes.clone(), trusted: Vec::new() }
+        Trust::first(&membership)
     });
     let (shell, inputs, receiver) = Shell::new(parts);
     let link = Link::new(link::Parts {
         dir: dir.clone(),
-        host_id: membership.host_id.clone(),
-        credentials,
+        credentials: Arc::new(credentials),
         trust,
         gso: config.agent.udp_gso,
         inputs: inputs.clone(),

@@ -164,3 +164,26 @@ fn p9_a_hold_is_taken_shown_and_bounded() {
     let plain = farm.launch("demo", &[], &["true"]);
     assert_eq!((&plain["on_disconnect"], &plain["hold_ms"]), (&"keep".into(), &serde_json::Value::Null));
 }
+
+#[test]
+fn a_snapshot_is_a_private_file_from_any_node_and_overwrites_nothing() {
+    let farm = Plan::default().nodes(3).agents(0).start();
+    farm.project("demo");
+    let file = farm.path("backup");
+    let name = file.to_string_lossy().into_owned();
+    let follower = farm.follower();
+    let said = farm.cli_through(follower, &["cluster", "snapshot", &name, "-o", "json"]).ok().json();
+    assert_eq!(said["kind"], "Snapshot", "{said}");
+    let metadata = std::fs::metadata(&file).expect("the file");
+    assert_eq!(Some(metadata.len()), said["bytes"].as_u64());
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777, 0o600);
+    farm.cli(&["cluster", "snapshot", &name]).refused(5, &["exists"]);
+    farm.cli(&["cluster", "snapshot", "/nonexistent/x"]).refused(1, &["directory"]);
+    for node in &farm.nodes {
+        let left: Vec<_> = std::fs::read_dir(&node.data).expect("the data directory").flatten().collect();
+        assert!(
+            left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("backup")),
+            "{left:?}"
+        );
+    }
+}

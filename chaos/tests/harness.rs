@@ -139,10 +139,12 @@ fn top_looks_the_same_on_our_terminal_and_in_tmux() {
 }
 
 /// What a TCP connection from a member comes to, in the shell's words; empty when it stands.
-fn connecting(network: &Network, from: &str, to: (std::net::IpAddr, u16)) -> String {
+fn connecting(network: &Network, from: &str, to: (IpAddr, u16)) -> String {
     let mut shell = network.command(from, Path::new("timeout"));
-    let output =
-        shell.args(["2", "bash", "-c", &format!("exec 3<>/dev/tcp/{}/{}", to.0, to.1)]).output().unwrap();
+    let output = shell
+        .args(["2", "bash", "-c", &format!("exec 3<>/dev/tcp/{}/{}", to.0, to.1)])
+        .output()
+        .expect("run a shell");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() { String::new() } else { format!("no: {said}") }
 }

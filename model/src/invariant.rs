@@ -322,7 +322,8 @@ mod tests {
     fn foul_hosts_and_members_are_found() {
         let mut lab = Lab::new();
         lab.two_hosts(4);
-        let cases: [(fn(&mut HostRecord), &str); 5] = [
+        type Change = fn(&mut HostRecord);
+        let cases: [(Change, &str); 5] = [
             (|host| host.fenced = host.host_epoch, "beside one that has ended (P3)"),
             (|host| host.state = HostState::Removed, "is removed and holds a host epoch (P18)"),
             (|host| host.unlisted = true, "has not listed (P30)"),

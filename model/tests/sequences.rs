@@ -6,6 +6,7 @@
 mod fenced;
 mod lab;
 mod reference;
+mod shuffled;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -13,14 +14,15 @@ use std::collections::BTreeMap;
 use lab::{Lab, admin};
 use proptest::prelude::*;
 use reference::{Host, Reference, Seen};
+use shuffled::shuffle;
 use steps::{Step, steps};
 use stratavore_model::command::{
     CordonHost, CreateToken, EventRetention, Joiner, Kill, Launch, RedeemToken, RemoveHost, RevokeToken,
     Selector, Trim,
 };
 use stratavore_model::{
-    Actor, Changes, Code, Command, Entry, Epoch, EventId, Fence, HostId, HostState, LeaseBound, LogPosition,
-    NodeId, OnDisconnect, RecordedEvent, Reply, Role, Row, RunnerState, State, TokenId, apply, invariant,
+    Changes, Code, Command, Entry, Epoch, EventId, Fence, HostId, HostState, LeaseBound, LogPosition,
+    OnDisconnect, RecordedEvent, Reply, Role, Row, RunnerState, State, TokenId, apply, invariant,
 };
 use uuid::Uuid;
 
@@ -488,20 +490,5 @@ proptest! {
             }
         }
         assert_eq!(invariant::check(&other.state), []);
-    }
-}
-
-fn shuffle(entries: &mut [Entry], seed: u64) {
-    let mut random = seed | 1;
-    for at in (1..entries.len()).rev() {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let other = (random % (at as u64 + 1)) as usize;
-        entries.swap(at, other);
-    }
-    // Some under other names.
-    for entry in entries.iter_mut().step_by(17) {
-        entry.actor = Actor::Node(NodeId(1));
     }
 }

@@ -37,6 +37,7 @@ mod metrics;
 mod own_certificate;
 mod peer;
 mod propose;
+mod quarantine;
 mod reachable;
 pub mod recover;
 pub mod run;

@@ -1,32 +1,13 @@
-//! What a node does at the beginning and the end of its life in a cluster: refuse a state that it does not understand,
-//! hand over before it stops, notice that it was removed.
+//! What a node does at the end of its life in a cluster: hand over before it stops, notice that it was removed.
 
 use std::time::Duration;
 
-use stratavore_model::COMMAND_VERSION;
 use stratavore_raft::Handle;
 
-use crate::exit::{Code, Failure};
 use crate::peer::dial::Removal;
 
 /// A hand-over takes a round trip; longer means that nobody can take over, and the stop must not wait for that.
 const HAND_OVER_GRACE: Duration = Duration::from_secs(3);
-
-/// P22: a program that does not know the cluster's version would apply entries to something else than they mean.
-pub(crate) async fn refuse_older_program(raft: &Handle) -> Result<(), Failure> {
-    let version = raft.read(|state| state.cluster().map_or(0, |cluster| cluster.version));
-    if version <= COMMAND_VERSION {
-        return Ok(());
-    }
-    raft.clone().shutdown().await;
-    Err(Failure::new(
-        Code::Usage,
-        format!(
-            "the cluster was finalized at version {version}, this program knows {COMMAND_VERSION} at most"
-        ),
-        "start the newer version of stratavored",
-    ))
-}
 
 /// Resolves with how this node learnt that it is out of the cluster.
 pub(crate) async fn removed(raft: Handle, removal: Removal) -> String {

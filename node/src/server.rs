@@ -26,7 +26,7 @@ use crate::leader::Leader;
 use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
 use crate::leader::placement::PlacementCounters;
-use crate::life::{hand_over, refuse_older_program, removed};
+use crate::life::{hand_over, removed};
 use crate::link::certificate::Issuer;
 use crate::link::endpoint::{Farewell, Link};
 use crate::link::handshake::Greeter;
@@ -43,6 +43,7 @@ use crate::peer::contact::Contact;
 use crate::peer::dial::{Dialer, Removal};
 use crate::peer::renewals::RenewalRelay;
 use crate::peer::service::Peers;
+use crate::quarantine::{Guard, Quarantine};
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
 use crate::trust::Trust;
@@ -140,6 +141,7 @@ struct Parts {
     connections: Connections,
     registry: Arc<Registry>,
     channels: Channels,
+    quarantine: Quarantine,
     issuer: Issuer,
     renewals: Renewals,
     counted: Counted,
@@ -169,7 +171,6 @@ impl Server {
         let (dialer, removal) = (Dialer::new(tls.own(), registry.clone()), Removal::new());
         let connector = dialer.connector(removal.clone());
         let (raft, raft_server) = open_raft(data_dir.path(), &node, connector).await?;
-        refuse_older_program(&raft).await?;
         registry.attach(raft.clone());
         // P4: whoever leads stamps, also what other nodes bring.
         raft.set_stamp(Arc::new(id::now));
@@ -181,7 +182,7 @@ impl Server {
         let secret = credentials.key().pkcs8_der();
         let farewell = parts.start_link(&groups, sockets.quic, secret, periods(&options.config))?;
         parts.start_leader(&groups);
-        parts.start_grpc(&groups, sockets.grpc).await;
+        parts.start_grpc(&groups, sockets.grpc, data_dir.path()).await;
         parts.start_raft(&groups, sockets.raft, raft_server);
         parts.start_join(&groups, sockets.join);
         parts.start_http(&groups, sockets.metrics, data_dir.path(), expires);
@@ -324,6 +325,7 @@ impl Parts {
             connections: Connections::new(root.token().child_token()),
             registry,
             channels: Channels::new(raft.clone(), dialer),
+            quarantine: Quarantine::new(),
             issuer: Issuer::new(raft.clone()),
             renewals: Renewals::new(),
             counted,
@@ -350,6 +352,13 @@ impl Parts {
         groups.loops.spawn(TaskKind::Renewals, relay.run(stop.clone()));
         let contact = Contact { raft: self.raft.clone(), hub: self.hub.clone() };
         groups.loops.spawn(TaskKind::Contact, contact.run(stop.clone()));
+        let guard = Guard {
+            node: self.node,
+            raft: self.raft.clone(),
+            hub: self.hub.clone(),
+            quarantine: self.quarantine.clone(),
+        };
+        groups.loops.spawn(TaskKind::Quarantine, guard.run(stop.clone()));
         let trust = TrustUpdates { raft: self.raft.clone(), hub: self.hub.clone() };
         groups.loops.spawn(TaskKind::Trust, trust.run(stop.clone()));
         let sweep = self.connections.clone().run(self.raft.clone(), self.registry.clone(), stop.clone());
@@ -366,6 +375,7 @@ impl Parts {
             issuer: self.issuer.clone(),
             counted: self.counted.clone(),
             tasks: groups.link.clone(),
+            quarantine: self.quarantine.clone(),
         };
         let link = Link::new(socket, &self.tls.quic(), greeter, secret, groups.link.clone())?;
         let farewell = link.farewell();
@@ -384,7 +394,7 @@ impl Parts {
         groups.leader.spawn(TaskKind::Leader, leader.run(groups.leader.token().clone()));
     }
 
-    async fn start_grpc(&self, groups: &Groups, listener: TcpListener) {
+    async fn start_grpc(&self, groups: &Groups, listener: TcpListener, data_dir: &Path) {
         let api = Api {
             node: self.node,
             raft: self.raft.clone(),
@@ -393,13 +403,16 @@ impl Parts {
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
             channels: self.channels.clone(),
+            quarantine: self.quarantine.clone(),
             started: self.started,
+            data_dir: data_dir.to_path_buf(),
         };
         let peers = Peers {
             raft: self.raft.clone(),
             hub: self.hub.clone(),
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
+            quarantine: self.quarantine.clone(),
         };
         let routes = api::routes(Arc::new(api), peers).await;
         let acceptor = self.acceptor("grpc", listener, self.tls.grpc(), Admittance::Certified, groups);

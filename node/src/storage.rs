@@ -27,9 +27,7 @@ pub(crate) fn failure(error: &OpenError) -> Failure {
         OpenError::UnknownFormat { .. }
         | OpenError::NewerCluster { .. }
         | OpenError::NotInitialized { .. }
-        | OpenError::Timings(_) => {
-            Failure::new(Code::Usage, message, "")
-        }
+        | OpenError::Timings(_) => Failure::new(Code::Usage, message, ""),
         OpenError::Core(_) => Failure::new(Code::Fatal, message, "start it again; report it if it stays"),
         OpenError::Io { .. } => {
             Failure::new(Code::Fatal, message, "check that the disk has room and the directory is writable")

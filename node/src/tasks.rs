@@ -31,6 +31,8 @@ pub(crate) enum TaskKind {
     Renewals,
     /// Watches this node's contact to the leader.
     Contact,
+    /// Compares this node's state with the others'.
+    Quarantine,
     /// Tells agents which nodes there are.
     Trust,
     /// Desired state down to the agents.
@@ -74,6 +76,7 @@ impl TaskKind {
             Self::Relay => ("relay", OnError::Log),
             Self::Renewals => ("renewals", OnError::Fatal),
             Self::Contact => ("contact", OnError::Fatal),
+            Self::Quarantine => ("quarantine", OnError::Fatal),
             Self::Trust => ("trust", OnError::Fatal),
             Self::Dispatch => ("dispatch", OnError::Fatal),
             Self::Ingest => ("ingest", OnError::Fatal),

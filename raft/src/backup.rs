@@ -121,7 +121,9 @@ fn write_file(store: &StateStore, path: &Path) -> Result<BackupHeader, BackupErr
         })?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&temporary, path)?;
-        sync_dir(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        sync_dir(
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")),
+        )?;
         Ok(header)
     };
     write().map_err(failed).inspect_err(|_| {
@@ -137,7 +139,7 @@ fn describe(store: &StateStore, meta: &SnapshotMeta, exported: &SnapshotDir) -> 
     let cluster = state.cluster().ok_or_else(missing)?;
     let last = meta.last_log_id.ok_or_else(missing)?;
     Ok(BackupHeader {
-        cluster_id: cluster.id.clone(),
+        cluster_id: cluster.id,
         incarnation: cluster.incarnation.n,
         nonce: cluster.incarnation.nonce,
         index: last.index(),

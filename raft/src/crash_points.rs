@@ -107,8 +107,7 @@ async fn apply(machine: &mut StateMachine, entries: Vec<LogEntry>) {
 #[ignore = "run as a child process by the crash point tests"]
 async fn child() {
     let dir = PathBuf::from(std::env::var_os(DIR).expect("started by a crash point test"));
-    let (kind, point) =
-        std::env::var(POINT).ok().and_then(|at| Some(at.split_once(' ')?).map(owned)).unwrap();
+    let (kind, point) = std::env::var(POINT).ok().and_then(|at| Some(owned(at.split_once(' ')?))).unwrap();
     let journal = OpenOptions::new().append(true).create(true).open(dir.join("journal")).unwrap();
     let mut script = Script { layout: Layout::new(&dir), journal };
     sync_point::arm(point.parse().unwrap());

@@ -34,7 +34,7 @@ const CHUNK: u64 = 1024;
 /// When the directory holds no cluster, another one, one in which this node is no member, or nothing readable.
 pub async fn recover_lost_quorum(data_dir: &Path, params: RecoverParams) -> Result<Recovered, OpenError> {
     let layout = Layout::new(data_dir);
-    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id.clone() };
+    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id };
     let mut dropped = Vec::new();
     let stores = salvage(&layout, identity, &mut dropped)?;
     let others = stand_alone(&layout, stores, params.node_id).await?;

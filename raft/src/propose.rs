@@ -91,7 +91,7 @@ impl Handle {
             match detour {
                 Detour::Final(error) => return Err(error),
                 Detour::Elsewhere(named) if Instant::now() >= give_up => {
-                    return Err(ProposeError::NotLeader { leader: named.or(core.now().leader) });
+                    return Err(ProposeError::NotLeader { leader: named.or_else(|| core.now().leader) });
                 }
                 Detour::Elsewhere(named) => {
                     hint = named.filter(|named| *named != leader);
@@ -116,7 +116,7 @@ impl Handle {
         give_up: Instant,
     ) -> Option<NodeId> {
         let core = &self.shared.core;
-        if let Some(leader) = hint.or(core.now().leader) {
+        if let Some(leader) = hint.or_else(|| core.now().leader) {
             return Some(leader);
         }
         if pinned {

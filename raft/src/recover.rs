@@ -59,7 +59,7 @@ pub struct Recovered {
 /// nor state can be read.
 pub async fn recover_accept_loss(data_dir: &Path, params: RecoverParams) -> Result<Recovered, OpenError> {
     let layout = Layout::new(data_dir);
-    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id.clone() };
+    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id };
     let mut dropped = Vec::new();
     let stores = salvage(&layout, identity, &mut dropped)?;
     let voters: Vec<u64> = stores.state.image().membership.voter_ids().collect();
@@ -79,7 +79,7 @@ pub(crate) async fn raise_incarnation(
     params: RecoverParams,
     dropped: Vec<String>,
 ) -> Result<Recovered, OpenError> {
-    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id.clone() };
+    let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id };
     raise(open_stores(layout, identity)?, params, dropped).await
 }
 

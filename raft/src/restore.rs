@@ -93,7 +93,7 @@ pub async fn restore_from_file(
 
 async fn restore(layout: &Layout, backup: Backup, params: RestoreParams) -> Result<Restored, BackupError> {
     let header = backup.header.clone();
-    let identity = Identity { node_id: params.node_id, cluster_id: header.cluster_id.clone() };
+    let identity = Identity { node_id: params.node_id, cluster_id: header.cluster_id };
     let members = BTreeMap::from([(params.node_id.0, Member { raft_address: params.raft_address })]);
     let written = {
         let (layout, identity) = (layout.clone(), identity.clone());

@@ -2,8 +2,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ClientConfig, ConnectionError, Endpoint, MtuDiscoveryConfig, RecvStream, SendStream, TransportConfig,
@@ -17,13 +20,17 @@ use stratavore_proto::v1::agent_message::Message as Up;
 use stratavore_proto::v1::node_message::Message as Down;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::{info, warn};
 
-use crate::membership::Gateway;
+use crate::failure::chain;
+use crate::membership::{Gateway, Trust};
 use crate::shell::Input;
 use crate::streams::{PRIORITY_CONTROL, STREAMS_MAX};
 
 /// A silent port gives no error by itself before the idle timeout.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between the starts of two handshakes: many round trips, far less than the timeout of one to a dead node.
+const HEAD_START: Duration = Duration::from_millis(400);
 /// The gateway answers a hello after a commit, which may take an election.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sent by this side only; three get lost before the connection counts as dead.
@@ -43,6 +50,7 @@ const CRYPTO_ERROR_FIRST: u64 = 0x100;
 
 /// A connection whose gateway has welcomed this host.
 pub(super) struct Welcomed {
+    pub(super) node: u64,
     pub(super) endpoint: Endpoint,
     pub(super) connection: quinn::Connection,
     pub(super) send: SendStream,
@@ -50,6 +58,8 @@ pub(super) struct Welcomed {
     pub(super) welcome: Box<v1::Welcome>,
     /// The number that the hello carried; names the link.
     pub(super) session: u64,
+    /// What came behind the welcome and has not been handled.
+    pub(super) early: Vec<Down>,
 }
 
 /// Why there is no link to one node.
@@ -97,52 +107,126 @@ pub(super) fn refusal(error: &ConnectionError) -> Option<Refusal> {
     alert.map(Refusal::from_alert)
 }
 
-/// Dials `node` and exchanges hello and welcome.
-pub(super) async fn dial(
-    node: &Gateway,
-    credentials: &Credentials,
-    trusted: Option<Vec<SpkiHash>>,
-    gso: bool,
-    inputs: &mpsc::Sender<Input>,
-) -> Result<Welcomed, DialError> {
-    let mut last = DialError::NoAddress;
-    for address in tokio::net::lookup_host(&node.quic).await.map_err(DialError::Resolve)? {
-        match dial_address(address, credentials, trusted.clone(), gso, inputs).await {
-            // Nobody there: a name may have an address of another family.
-            Err(error @ (DialError::Silent | DialError::Connect(_) | DialError::Socket(_))) => last = error,
-            decided => return decided,
-        }
-    }
-    Err(last)
+/// What every dialling needs, copied at its start.
+#[derive(Debug, Clone)]
+pub(super) struct Dialer {
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) trust: Trust,
+    pub(super) gso: bool,
+    pub(super) inputs: mpsc::Sender<Input>,
 }
 
-async fn dial_address(
-    address: SocketAddr,
-    credentials: &Credentials,
-    trusted: Option<Vec<SpkiHash>>,
-    gso: bool,
-    inputs: &mpsc::Sender<Input>,
-) -> Result<Welcomed, DialError> {
-    let endpoint = endpoint(address, credentials, trusted, gso)?;
-    let connecting = endpoint.connect(address, tls::SERVER_NAME)?;
-    let connection = timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| DialError::Silent)??;
-    // Our side of the handshake is done; whether the node takes our certificate shows with its first answer.
-    let greeted = timeout(WELCOME_TIMEOUT, greet(&connection, inputs)).await;
-    match greeted.unwrap_or(Err(DialError::NoWelcome)) {
-        Ok((send, reader, welcome, session)) => {
-            Ok(Welcomed { endpoint, connection, send, reader, welcome, session })
+/// A connection after its handshake; the node has not been greeted yet.
+struct Shaken {
+    node: Gateway,
+    endpoint: Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Dialer {
+    /// Tries the nodes in `order` until one welcomes this host; `None` when none does. `greeting` is told before a
+    /// hello goes out: from then on older connections may be refused (P14).
+    ///
+    /// # Errors
+    /// [`Refusal::Revoked`] as soon as one node says so: nothing else ends the round.
+    pub(super) async fn round(
+        &self,
+        mut order: Vec<Gateway>,
+        greeting: &AtomicBool,
+    ) -> Result<Option<Welcomed>, Revoked> {
+        while !order.is_empty() {
+            let Some(shaken) = self.first(&order).await else { return Ok(None) };
+            order.retain(|node| node.id != shaken.node.id);
+            let Gateway { id, quic } = shaken.node.clone();
+            match self.greet(shaken, greeting).await {
+                Ok(welcomed) => {
+                    info!(node = id, address = quic, "welcomed");
+                    return Ok(Some(welcomed));
+                }
+                Err(DialError::Refused(Refusal::Revoked)) => return Err(Revoked),
+                Err(error) => warn!(node = id, address = quic, error = chain(&error), "no link"),
+            }
         }
-        Err(error) => {
-            // The close reason says more than the broken stream does.
-            let error = match connection.close_reason() {
-                Some(reason) => reason.into(),
-                None => error,
-            };
-            connection.close(VarInt::from_u32(0), b"no welcome");
-            Err(error)
+        Ok(None)
+    }
+
+    /// The first node that completes a handshake. Dead nodes give no sign, so the next is tried beside a slow one;
+    /// earlier nodes have a head start each.
+    async fn first(&self, order: &[Gateway]) -> Option<Shaken> {
+        let mut waiting = order.iter();
+        let mut racing = FuturesUnordered::new();
+        racing.push(self.shake(waiting.next()?));
+        loop {
+            tokio::select! {
+                Some((node, shaken)) = racing.next() => match shaken {
+                    Ok(shaken) => return Some(shaken),
+                    Err(error) => {
+                        warn!(node = node.id, address = node.quic, error = chain(&error), "no link");
+                        match waiting.next() {
+                            Some(next) => racing.push(self.shake(next)),
+                            None if racing.is_empty() => return None,
+                            None => {}
+                        }
+                    }
+                },
+                () = tokio::time::sleep(HEAD_START), if waiting.len() > 0 => {
+                    racing.extend(waiting.next().map(|next| self.shake(next)));
+                }
+            }
+        }
+    }
+
+    async fn shake<'a>(&self, node: &'a Gateway) -> (&'a Gateway, Result<Shaken, DialError>) {
+        (node, self.shake_any(node).await)
+    }
+
+    async fn shake_any(&self, node: &Gateway) -> Result<Shaken, DialError> {
+        let mut last = DialError::NoAddress;
+        for address in tokio::net::lookup_host(&node.quic).await.map_err(DialError::Resolve)? {
+            match self.shake_address(node, address).await {
+                // Nobody there: a name may have an address of another family.
+                Err(error @ (DialError::Silent | DialError::Connect(_) | DialError::Socket(_))) => {
+                    last = error
+                }
+                decided => return decided,
+            }
+        }
+        Err(last)
+    }
+
+    async fn shake_address(&self, node: &Gateway, address: SocketAddr) -> Result<Shaken, DialError> {
+        let endpoint = endpoint(address, &self.credentials, self.trust.keys(), self.gso)?;
+        let connecting = endpoint.connect(address, tls::SERVER_NAME)?;
+        let connection = timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| DialError::Silent)??;
+        Ok(Shaken { node: node.clone(), endpoint, connection })
+    }
+
+    async fn greet(&self, shaken: Shaken, greeting: &AtomicBool) -> Result<Welcomed, DialError> {
+        let Shaken { node, endpoint, connection } = shaken;
+        greeting.store(true, Ordering::Relaxed);
+        // Our side of the handshake is done; whether the node takes our certificate shows with its first answer.
+        let greeted = timeout(WELCOME_TIMEOUT, greet(&connection, &self.inputs)).await;
+        match greeted.unwrap_or(Err(DialError::NoWelcome)) {
+            Ok((send, reader, welcome, session)) => {
+                let node = node.id;
+                Ok(Welcomed { node, endpoint, connection, send, reader, welcome, session, early: Vec::new() })
+            }
+            Err(error) => {
+                // The close reason says more than the broken stream does.
+                let error = match connection.close_reason() {
+                    Some(reason) => reason.into(),
+                    None => error,
+                };
+                connection.close(VarInt::from_u32(0), b"no welcome");
+                Err(error)
+            }
         }
     }
 }
+
+/// The cluster removed this host.
+#[derive(Debug)]
+pub(super) struct Revoked;
 
 type Greeted = (SendStream, FrameReader<RecvStream>, Box<v1::Welcome>, u64);
 
@@ -176,7 +260,10 @@ async fn greet(connection: &quinn::Connection, inputs: &mpsc::Sender<Input>) -> 
 }
 
 /// Asks the shell; `None` when it does not answer.
-async fn ask<T>(inputs: &mpsc::Sender<Input>, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
+pub(super) async fn ask<T>(
+    inputs: &mpsc::Sender<Input>,
+    input: impl FnOnce(oneshot::Sender<T>) -> Input,
+) -> Option<T> {
     let (reply, answer) = oneshot::channel();
     inputs.send(input(reply)).await.ok()?;
     answer.await.ok()

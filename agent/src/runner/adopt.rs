@@ -13,6 +13,7 @@ use stratavore_proto::v1;
 use super::client::Client;
 use super::launch::Launcher;
 use crate::epoch::RunnerKey;
+use crate::shim::deadline;
 use crate::shim::exit::{self, Reserved};
 use crate::shim::fence::cgroup::Leaf;
 use crate::shim::fence::descend::{Stat, all, descendants, named, signal_all};
@@ -217,7 +218,11 @@ fn lost(
         log.end_of_output();
         log.end()
     });
-    let reason = if rebooted { "host_rebooted" } else { "shim_lost" };
+    let reason = match rebooted {
+        true => "host_rebooted",
+        false if deadline::has_passed(dir) => deadline::REASON,
+        false => "shim_lost",
+    };
     let observation = v1::Observation {
         runner: identity.runner.clone(),
         epoch: Some(v1::Epoch { incarnation: identity.incarnation, index: identity.index }),

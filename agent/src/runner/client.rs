@@ -43,6 +43,7 @@ pub enum ClientError {
 pub struct Client {
     requests: mpsc::Sender<Request>,
     observation: watch::Receiver<v1::Observation>,
+    lease: Option<wire::Lease>,
     socket: PathBuf,
 }
 
@@ -64,7 +65,7 @@ impl Client {
         let (sender, observation) = watch::channel(status);
         let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
         tokio::spawn(Link { connection, status: sender, incoming, pending: VecDeque::new() }.run());
-        Ok(Self { requests, observation, socket: socket.into() })
+        Ok(Self { requests, observation, lease: welcome.lease, socket: socket.into() })
     }
 
     /// The latest status.
@@ -77,6 +78,22 @@ impl Client {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<v1::Observation> {
         self.observation.clone()
+    }
+
+    /// What the shim held when this connection was made; `None` from one that knows no deadlines.
+    #[must_use]
+    pub const fn lease(&self) -> Option<wire::Lease> {
+        self.lease
+    }
+
+    /// Gives the shim a deadline (P5, P11), ns of CLOCK_BOOTTIME, 0 for none; what it holds then. An earlier one than
+    /// the present counts only with `lower` (P13).
+    ///
+    /// # Errors
+    /// When the shim is gone or hangs; refused by one that knows no deadlines.
+    pub async fn set_lease(&self, deadline_ns: u64, lower: bool) -> Result<wire::Lease, ClientError> {
+        let frame = wire::frame(kind::LEASE, &wire::SetLease { deadline_ns, lower });
+        decode(&self.ask(frame).await?.1)
     }
 
     /// Starts the stop ladder, or escalates it with `force`. The end comes through [`Client::watch`].

@@ -21,7 +21,7 @@ use super::zygote::Zygote;
 use crate::epoch::{Epoch, KeyError, RunnerKey};
 use crate::shim::identity::boot_id;
 use crate::shim::screen::Size;
-use crate::shim::wire::{Order, Readiness};
+use crate::shim::wire::{Lease, Order, Readiness};
 use crate::shim::{SOCKET_PATH_MAX, exit};
 
 /// A shim says that it is ready within milliseconds; under the worst load this host may see, well within this.
@@ -41,6 +41,8 @@ pub struct StartSpec {
     /// Between TERM and KILL.
     pub kill_grace: Duration,
     pub fence: FencePreference,
+    /// P10: armed before the command is forked.
+    pub lease: Lease,
 }
 
 /// Why nothing runs now.
@@ -193,6 +195,7 @@ impl Launcher {
             fence: Some(shared.host.order(&key.to_string(), &spec.start, spec.fence)),
             log_segment_bytes: shared.log_limits.0,
             log_segments: shared.log_limits.1,
+            lease: Some(spec.lease),
         })
     }
 

@@ -6,7 +6,7 @@ use stratavore_proto::v1;
 use stratavore_proto::v1::agent_message::Message;
 use tracing::debug;
 
-use super::{Shell, runner};
+use super::{Shell, deadlines, runner};
 use crate::epoch::RunnerKey;
 use crate::host;
 use crate::ledger::Op;
@@ -31,8 +31,13 @@ impl Shell {
                 Effect::Intend { keys, seen } => self.ops.push(Op::Intend { keys, seen }),
                 Effect::Conclude { key, state, reason } => self.ops.push(Op::Conclude { key, state, reason }),
                 Effect::Discard { key } => self.ops.push(Op::Discard { key }),
-                Effect::Spawn { key, start } => {
-                    self.tasks.spawn(runner::start(context(), key, *start));
+                Effect::Spawn { key, start, deadline } => {
+                    self.tasks.spawn(runner::start(context(), key, *start, deadline));
+                }
+                Effect::Lease { key, deadline, lower } => {
+                    if self.context.deadlines.wish(&key, deadline, lower) {
+                        self.tasks.spawn(deadlines::deliver(context(), key));
+                    }
                 }
                 Effect::Stop { key, force, reason } => {
                     self.tasks.spawn(runner::stop(context(), key, force, reason));

@@ -3,6 +3,7 @@
 //! Nothing here decides. Files are written by the ledger in batches on a blocking thread; shims are talked to by one
 //! task per runner; the link is a bounded channel that is filled only when it has room.
 
+mod deadlines;
 mod effects;
 mod runner;
 
@@ -51,6 +52,8 @@ pub(crate) enum Input {
     Hello(oneshot::Sender<v1::Hello>),
     /// The gateway's welcome must be checked before it is followed.
     Check(Box<v1::Welcome>, oneshot::Sender<Result<(), String>>),
+    /// Another link is proven by a renewal under the host epoch of its welcome; none if that is not the present one.
+    Renewal(Option<v1::Epoch>, oneshot::Sender<Option<v1::Renewal>>),
     Up {
         session: u64,
         welcome: Box<v1::Welcome>,
@@ -126,6 +129,7 @@ impl Shell {
             registry: parts.registry,
             inputs: sender.clone(),
             kill_grace: parts.kill_grace,
+            deadlines: deadlines::Deadlines::default(),
         };
         let shell = Self {
             core: parts.core,
@@ -201,6 +205,10 @@ impl Shell {
             }
             Input::Check(welcome, reply) => {
                 let _gone = reply.send(self.core.check_welcome(&welcome));
+            }
+            Input::Renewal(host_epoch, reply) => {
+                let renewal = self.core.renewal(now_ns);
+                let _gone = reply.send(renewal.filter(|renewal| renewal.host_epoch == host_epoch));
             }
             Input::Up { session, welcome, sender } => {
                 self.link = Some(Link { session, sender });

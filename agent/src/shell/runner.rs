@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Input;
+use super::deadlines::{self, Deadlines};
 use crate::adopt::{Found, look};
 use crate::disk::is_no_space;
 use crate::dismiss::dismiss;
@@ -15,7 +16,8 @@ use crate::epoch::RunnerKey;
 use crate::failure::chain;
 use crate::registry::Registry;
 use crate::runner::{Client, ClientError, FencePreference, Launcher, StartError, StartSpec};
-use crate::supervisor::RunnerEvent;
+use crate::shim::wire;
+use crate::supervisor::{Deadline, RunnerEvent};
 
 /// Pause before a directory that could not be read, or a shim that did not take an order, is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -27,17 +29,19 @@ pub(super) struct Context {
     pub(super) registry: Arc<Registry>,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) kill_grace: Duration,
+    pub(super) deadlines: Deadlines,
 }
 
 impl Context {
-    async fn tell(&self, key: &RunnerKey, event: RunnerEvent) {
+    pub(super) async fn tell(&self, key: &RunnerKey, event: RunnerEvent) {
         // The shell is gone only when the process ends.
         let _ended = self.inputs.send(Input::Runner(key.clone(), event)).await;
     }
 }
 
 /// Starts the shim and follows it. A directory that already has one is adopted instead: starting is idempotent.
-pub(super) async fn start(context: Arc<Context>, key: RunnerKey, start: v1::RunnerStart) {
+pub(super) async fn start(context: Arc<Context>, key: RunnerKey, start: v1::RunnerStart, deadline: Deadline) {
+    let lease = wire::Lease { deadline_ns: deadline.to_wire(), keep: start.keep, hold_ms: start.hold_ms };
     let spec = StartSpec {
         runner: key.runner().to_owned(),
         epoch: key.epoch().into(),
@@ -45,6 +49,7 @@ pub(super) async fn start(context: Arc<Context>, key: RunnerKey, start: v1::Runn
         size: None,
         kill_grace: context.kill_grace,
         fence: FencePreference::Auto,
+        lease,
     };
     let dir = context.registry.dir().runner(&key);
     let before = Instant::now();
@@ -75,13 +80,18 @@ fn cause_of(error: &StartError) -> String {
 /// Relays every change of a living shim that is in the registry.
 pub(super) async fn follow(context: Arc<Context>, key: RunnerKey, client: Client) {
     let mut watch = client.watch();
+    let held = deadlines::held(client.lease());
     drop(client);
+    let mut told = false;
     loop {
         let report = watch.borrow_and_update().clone();
         let ended = matches!(report.state(), v1::RunnerState::Terminated | v1::RunnerState::Failed);
         context.tell(&key, RunnerEvent::Observed(report)).await;
         if ended {
             return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            context.tell(&key, RunnerEvent::Leased(Some(held))).await;
         }
         if watch.changed().await.is_err() {
             break;

@@ -1,5 +1,7 @@
 //! The end of a process as `wait` tells it, and as an init passes it on.
 
+use rustix::process::Pid;
+
 /// Bytes of an init's report: wait status, user and system time in microseconds, peak resident bytes.
 const INIT_REPORT_BYTES: usize = 32;
 
@@ -10,6 +12,16 @@ pub(super) struct Ended {
     pub(super) user_us: u64,
     pub(super) system_us: u64,
     pub(super) max_rss_bytes: u64,
+}
+
+/// What waiting for children found.
+#[derive(Debug)]
+pub(super) enum Waited {
+    Ended(Pid, Ended),
+    /// Children exist, none has ended since.
+    Nothing,
+    /// Not one child is left: with a subreaper this means the whole tree is gone.
+    NoChildren,
 }
 
 impl Ended {

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
-use super::ended::Ended;
+use super::ended::{Ended, Waited};
 use super::failure::Step;
 
 /// Highest signal number, real-time ones included.
@@ -61,19 +61,42 @@ pub(super) fn stay_small() {
     }
 }
 
-/// Gives back the pages of code that are mapped now, most of them the start's. They belong to files, and each comes
-/// back by itself, in about a microsecond, when it is needed.
-pub(super) fn forget_code() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for line in maps.lines().filter(|line| line.contains(" r-xp ") && line.contains('/')) {
-        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
-        let Some((from, to)) = range else { continue };
-        let number = |text| usize::from_str_radix(text, 16).unwrap_or(0);
-        let (from, to) = (number(from), number(to));
-        let start = std::ptr::with_exposed_provenance_mut(from);
-        // SAFETY: a mapping of a file that nobody writes to: its pages are read from there again.
-        unsafe { libc::madvise(start, to.saturating_sub(from), libc::MADV_DONTNEED) };
+/// Gives back the pages of a file's read-only mapping; each comes back by itself when it is needed.
+pub(super) fn forget_pages(from: usize, bytes: usize) {
+    let start = std::ptr::with_exposed_provenance_mut(from);
+    // SAFETY: a mapping of a file that nobody writes to: its pages are read from there again.
+    unsafe { libc::madvise(start, bytes, libc::MADV_DONTNEED) };
+}
+
+/// A timer of the kernel that kills this process, even a stopped one, at a time of CLOCK_BOOTTIME (P11).
+#[derive(Debug)]
+pub(super) struct KillTimer(libc::timer_t);
+
+impl KillTimer {
+    pub(super) fn create() -> io::Result<Self> {
+        // SAFETY: plain structures that outlive the call. Every timer that exists is valid until the process ends.
+        unsafe {
+            let (mut event, mut timer) = (std::mem::zeroed::<libc::sigevent>(), std::ptr::null_mut());
+            (event.sigev_notify, event.sigev_signo) = (libc::SIGEV_SIGNAL, libc::SIGKILL);
+            checked(libc::timer_create(libc::CLOCK_BOOTTIME, &raw mut event, &raw mut timer))?;
+            Ok(Self(timer))
+        }
     }
+
+    /// Sets it to `at_ns`, at once when that has passed; `None` disarms it.
+    pub(super) fn set(&self, at_ns: Option<u64>) -> io::Result<()> {
+        // SAFETY: plain data, and a timer that exists (see `create`).
+        unsafe {
+            let mut when: libc::itimerspec = std::mem::zeroed();
+            let at_ns = at_ns.map_or(0, |at_ns| i64::try_from(at_ns).unwrap_or(i64::MAX).max(1));
+            (when.it_value.tv_sec, when.it_value.tv_nsec) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+            checked(libc::timer_settime(self.0, libc::TIMER_ABSTIME, &raw const when, std::ptr::null_mut()))
+        }
+    }
+}
+
+fn checked(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Name of the process in `ps`.
@@ -86,20 +109,18 @@ pub(super) fn set_name(name: &CStr) {
 
 /// A shim survives its terminal and its readers.
 pub(super) fn ignore_hangups() {
-    // SAFETY: changes dispositions only.
-    unsafe {
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGQUIT, libc::SIG_IGN);
-    }
+    ignore(&[libc::SIGHUP, libc::SIGPIPE, libc::SIGINT, libc::SIGQUIT]);
 }
 
 /// For a process that ends with another one and by nothing else.
 pub(super) fn ignore_term() {
-    // SAFETY: changes a disposition only.
-    unsafe {
-        libc::signal(libc::SIGTERM, libc::SIG_IGN);
+    ignore(&[libc::SIGTERM]);
+}
+
+fn ignore(signals: &[i32]) {
+    for signal in signals {
+        // SAFETY: changes a disposition only.
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
     }
 }
 
@@ -116,18 +137,8 @@ pub(super) fn signal_fd() -> io::Result<OwnedFd> {
     }
 }
 
-/// The next signal that waits in such a descriptor.
-pub(super) fn next_signal(signals: &OwnedFd) -> Option<i32> {
-    // struct signalfd_siginfo is 128 bytes and begins with the signal's number.
-    let mut buffer = [0u8; 128];
-    let whole = rustix::io::read(signals, &mut buffer).is_ok_and(|read| read == buffer.len());
-    whole.then(|| i32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]))
-}
-
 fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(fd)?;
     // SAFETY: a fresh descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -138,9 +149,7 @@ pub(super) fn silence_stdio() -> io::Result<()> {
     unsafe {
         let null = owned(libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))?;
         for target in 0..3 {
-            if libc::dup2(null.as_raw_fd(), target) < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            checked(libc::dup2(null.as_raw_fd(), target))?;
         }
     }
     Ok(())
@@ -165,16 +174,6 @@ fn close_span(from: u32, to: u32) {
     unsafe {
         libc::syscall(libc::SYS_close_range, from, to, 0);
     }
-}
-
-/// What waiting for children found.
-#[derive(Debug)]
-pub(super) enum Waited {
-    Ended(Pid, Ended),
-    /// Children exist, none has ended since.
-    Nothing,
-    /// Not one child is left: with a subreaper this means the whole tree is gone.
-    NoChildren,
 }
 
 /// Reaps one child, if one has ended.

@@ -5,10 +5,12 @@
 //! socket is the only way to it, and its directory says everything about it:
 //! `shim.lock` (held for life), `shim.json`, `exit`, `log/`.
 
+pub mod deadline;
 mod ended;
 pub mod exit;
 mod failure;
 pub mod fence;
+mod footprint;
 mod fork;
 pub mod identity;
 mod ladder;
@@ -17,6 +19,7 @@ mod program;
 mod requests;
 pub mod screen;
 mod serve;
+mod signals;
 mod state;
 mod viewer;
 pub mod wire;
@@ -33,6 +36,7 @@ use prost::Message;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use deadline::Deadline;
 use exit::Reserved;
 use fence::{Fence, descend::Stat, guardian};
 use fork::Side;
@@ -185,11 +189,12 @@ fn shim(mut order: Order, dir: &Path, fence: Fence, lock: File, lifeline: Option
     let size = size(&order);
     let listener = listen(Path::new(&order.socket))?;
     let mut state = State::starting(order.runner.clone(), order.epoch, order.boot_id.clone());
-    let mut started = launch(&order, dir, &fence, size, &oom_score_adj);
+    let deadline = Deadline::arm(order.lease.unwrap_or_default(), order.kill_grace_ms, dir)?;
+    let mut started = launch(&order, dir, &fence, size, &oom_score_adj, &deadline);
     if started.as_ref().is_err_and(|failure| failure.namespace) {
         // The host promised a namespace and refuses one (a container's /proc, for instance): weak is still a start.
         order.fence.get_or_insert_default().pid_namespace = false;
-        started = launch(&order, dir, &fence, size, &oom_score_adj);
+        started = launch(&order, dir, &fence, size, &oom_score_adj, &deadline);
     }
     let (program, identity) = match started {
         Ok(started) => started,
@@ -206,7 +211,8 @@ fn shim(mut order: Order, dir: &Path, fence: Fence, lock: File, lifeline: Option
     let kill_grace_ms = order.kill_grace_ms;
     let socket = order.socket.clone();
     drop(order);
-    let mut shim = Shim::new(Parts { program, fence, screen, log, log_dir, reserved, state, kill_grace_ms });
+    let mut shim =
+        Shim::new(Parts { program, fence, screen, log, log_dir, reserved, state, kill_grace_ms, deadline });
     shim.run(&signals, &listener)?;
     drop(std::fs::remove_file(socket));
     drop((lock, lifeline));
@@ -220,14 +226,18 @@ fn launch(
     fence: &Fence,
     size: Size,
     oom_score_adj: &Option<Vec<u8>>,
+    deadline: &Deadline,
 ) -> Result<(Program, Identity), Failure> {
     let mut identity = None;
     let program = Program::start(order, fence, size, oom_score_adj, |child, kind| {
         let made = identify(order, child.as_raw_pid(), kind);
         made.write(dir)?;
+        // P10: the last look before the gate opens.
+        deadline.check()?;
         identity = Some(made);
         Ok(())
-    })?;
+    })
+    .map_err(|failure| if deadline.is_over() { deadline::too_late() } else { failure })?;
     match identity {
         Some(identity) => Ok((program, identity)),
         None => Err(io::Error::other("the command started without an identity").into()),

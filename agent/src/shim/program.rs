@@ -69,7 +69,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    const fn new(reason: &'static str, message: String) -> Self {
+    pub(super) const fn new(reason: &'static str, message: String) -> Self {
         Self { reason, message, namespace: false }
     }
 }

@@ -37,6 +37,7 @@ impl Shim {
             kind::SCREEN => self.screen_text(at),
             kind::TYPE => self.with(at, body, Self::type_in),
             kind::REAP => self.reap_request(at),
+            kind::LEASE => self.with(at, body, Self::set_lease),
             unknown => {
                 self.clients[at].refuse("unknown_request", &format!("this shim knows no request {unknown}"))
             }
@@ -60,7 +61,11 @@ impl Shim {
         self.clients[at].greeted = true;
         let viewers = self.clients.iter().filter(|client| client.viewer.is_some()).count();
         self.state.refresh(self.log.end(), viewers);
-        let welcome = wire::Welcome { protocol, status: Some(self.state.record().clone()) };
+        let welcome = wire::Welcome {
+            protocol,
+            status: Some(self.state.record().clone()),
+            lease: Some(self.deadline.lease()),
+        };
         self.clients[at].push(wire::frame(kind::WELCOME, &welcome));
     }
 

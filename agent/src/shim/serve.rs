@@ -9,14 +9,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::ended::Ended;
+use super::deadline::Deadline;
+use super::ended::{Ended, Waited};
 use super::exit::Reserved;
 use super::fence::{Fence, Kind, descend};
-use super::fork::{self, Waited};
+use super::footprint::forget_code;
+use super::fork;
 use super::ladder::{Ladder, Step};
 use super::log::{kind as log_kind, writer::LogWriter};
 use super::program::{INPUT_MAX, Program};
 use super::screen::Screen;
+use super::signals::next_signal;
 use super::state::{Outcome, State};
 use super::viewer::{Client, Need};
 use super::wire::{self, CHUNK_BYTES_MAX, Stream, kind};
@@ -41,6 +44,7 @@ pub(super) struct Shim {
     pub(super) reserved: Reserved,
     pub(super) state: State,
     pub(super) ladder: Ladder,
+    pub(super) deadline: Deadline,
     pub(super) clients: Vec<Client>,
     pub(super) driver: Option<u64>,
     next_client: u64,
@@ -65,6 +69,7 @@ pub(super) struct Parts {
     pub(super) reserved: Reserved,
     pub(super) state: State,
     pub(super) kill_grace_ms: u64,
+    pub(super) deadline: Deadline,
 }
 
 /// Which of the polled descriptors have something, copied out so that the borrow ends.
@@ -82,7 +87,7 @@ struct Ready {
 
 impl Shim {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { program, fence, screen, log, log_dir, reserved, state, kill_grace_ms } = parts;
+        let Parts { program, fence, screen, log, log_dir, reserved, state, kill_grace_ms, deadline } = parts;
         Self {
             program,
             fence,
@@ -92,6 +97,7 @@ impl Shim {
             reserved,
             state,
             ladder: Ladder::new(kill_grace_ms),
+            deadline,
             clients: Vec::new(),
             driver: None,
             next_client: 1,
@@ -137,11 +143,12 @@ impl Shim {
             if let Some(step) = self.ladder.tick(now_ms()) {
                 self.step(step);
             }
+            self.keep_deadline();
             self.serve_viewers();
             self.bury_clients();
             if self.settle_at.is_some_and(|at| now_ms() >= at) {
                 self.settle_at = None;
-                fork::forget_code();
+                forget_code();
             }
         }
         self.flush_all();
@@ -209,8 +216,9 @@ impl Shim {
             return Some(Timespec::default());
         }
         let linger = self.reaped.then_some(self.linger_until);
-        let deadline = [self.ladder.deadline(), linger, self.settle_at].into_iter().flatten().min();
-        deadline.map(|at| timespec(at.saturating_sub(now_ms())))
+        let wakes = [self.ladder.deadline().or(linger), self.deadline.wake_ms(), self.settle_at];
+        let wake = wakes.into_iter().flatten().min();
+        wake.map(|at| timespec(at.saturating_sub(now_ms())))
     }
 
     /// One read of the program's output, to the log, the screen and the viewers. Returns the bytes moved.
@@ -249,7 +257,7 @@ impl Shim {
     }
 
     fn signals(&mut self, signals: &OwnedFd) {
-        while let Some(number) = fork::next_signal(signals) {
+        while let Some(number) = next_signal(signals) {
             if number == Signal::TERM.as_raw() {
                 // The host goes down and tells every process.
                 self.stop(false, "host_stopped");
@@ -311,7 +319,11 @@ impl Shim {
         }
     }
 
-    fn step(&mut self, step: Step) {
+    pub(super) fn step(&mut self, step: Step) {
+        if let Some(leaf) = &self.fence.leaf {
+            // Frozen processes see no signal but KILL (P11).
+            leaf.thaw();
+        }
         match step {
             Step::Interrupt => self.program.interrupt(),
             Step::Terminate => {
@@ -352,6 +364,7 @@ impl Shim {
     /// The tree is gone, or what is left cannot be ended: last output, record, exit to the viewers.
     fn finish(&mut self, leftovers: Vec<String>) {
         self.ladder.done();
+        self.deadline.disarm();
         self.program.release();
         for stream in [Stream::Out, Stream::Err] {
             while self.pump(stream) > 0 {}

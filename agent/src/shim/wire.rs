@@ -40,6 +40,7 @@ pub mod kind {
     pub const SCREEN: u8 = 9;
     pub const TYPE: u8 = 10;
     pub const REAP: u8 = 11;
+    pub const LEASE: u8 = 12;
 
     pub const WELCOME: u8 = 64;
     pub const STATUS: u8 = 65;
@@ -52,6 +53,7 @@ pub mod kind {
     pub const SCREEN_TEXT: u8 = 71;
     pub const DONE: u8 = 72;
     pub const REFUSED: u8 = 73;
+    pub const LEASED: u8 = 74;
 }
 
 /// Which pipe a piece of output came from; a terminal has only the first.
@@ -114,6 +116,33 @@ pub struct Order {
     pub log_segment_bytes: u64,
     #[prost(uint32, tag = "15")]
     pub log_segments: u32,
+    /// Absent: no deadline.
+    #[prost(message, optional, tag = "16")]
+    pub lease: Option<Lease>,
+}
+
+/// How long a runner may live without contact (P5, P9, P11).
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Lease {
+    /// Ns of CLOCK_BOOTTIME at which everything is dead; 0 = never.
+    #[prost(uint64, tag = "1")]
+    pub deadline_ns: u64,
+    /// The agent's own knowledge of the placement, kept here because the shim outlives it.
+    #[prost(bool, tag = "2")]
+    pub keep: bool,
+    #[prost(uint64, tag = "3")]
+    pub hold_ms: u64,
+}
+
+/// A new deadline; answered with the [`Lease`] that holds then.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SetLease {
+    /// As [`Lease::deadline_ns`]. An earlier one than the present counts only with `lower`.
+    #[prost(uint64, tag = "1")]
+    pub deadline_ns: u64,
+    /// By a bounding grant (P13), the only message that lowers a deadline.
+    #[prost(bool, tag = "2")]
+    pub lower: bool,
 }
 
 /// How this runner's tree is to be fenced and limited; the shim falls back to what works.
@@ -164,6 +193,9 @@ pub struct Welcome {
     pub protocol: u32,
     #[prost(message, optional, tag = "2")]
     pub status: Option<Record>,
+    /// Absent from shims that have no deadlines.
+    #[prost(message, optional, tag = "3")]
+    pub lease: Option<Lease>,
 }
 
 /// The state of one epoch as its shim knows it; the last one is the exit record.

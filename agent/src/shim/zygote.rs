@@ -17,7 +17,9 @@ use prost::Message;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
-use super::fork::{self, Side, Waited};
+use super::ended::Waited;
+use super::fork::{self, Side};
+use super::signals::next_signal;
 use super::wire::{Order, Readiness};
 
 /// Second word of the command line.
@@ -82,7 +84,7 @@ fn wait(listener: &UnixListener, signals: &OwnedFd) -> io::Result<(bool, bool)> 
 /// Buries children that have ended; true after SIGTERM.
 fn told_to_end(signals: &OwnedFd) -> bool {
     let mut ends = false;
-    while let Some(signal) = fork::next_signal(signals) {
+    while let Some(signal) = next_signal(signals) {
         ends |= signal == Signal::TERM.as_raw();
     }
     while matches!(fork::wait(), Waited::Ended(..)) {}

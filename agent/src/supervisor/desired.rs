@@ -1,10 +1,11 @@
 //! Desired state: what the cluster wants on this host, at which state index.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use stratavore_proto::v1;
 use tracing::{info, warn};
 
+use super::deadline::{Terms, to_arm};
 use super::effect::Effect;
 use super::entry::{Entry, Phase, REASON_NOT_WANTED, Want};
 use super::{Core, Out, STARTS_MAX, halt};
@@ -119,13 +120,19 @@ fn on_known(
     }
     entry.want.raise(want);
     if entry.want == Want::Run {
+        let Some(start) = start else { return };
+        entry.lease.terms.get_or_insert(Terms::of_start(&start));
+        let waits = matches!(entry.phase, Phase::Held | Phase::Intending | Phase::Intended);
+        if !may_start || !waits {
+            return;
+        }
         // An intent found on disk after a restart waits for exactly this; its index may not have become durable.
-        let waits = matches!(entry.phase, Phase::Intended | Phase::Held) && entry.start.is_none();
-        if may_start && waits && start.is_some() {
-            entry.start = start.map(Box::new);
+        if entry.start.is_none() && entry.phase != Phase::Intending {
             entry.phase = Phase::Intending;
             intents.push(key.clone());
         }
+        // The same order under a later host epoch (P10) takes the place of the earlier one.
+        entry.start = Some(Box::new(start));
         return;
     }
     carry_out_stop(core, key, out);
@@ -250,17 +257,28 @@ pub(super) fn retry_held(core: &mut Core, out: &mut Out) {
     }
 }
 
-/// Starts waiting runners while slots for starts are free.
+/// Starts waiting runners while slots for starts are free; one that cannot be armed goes on waiting (P10).
 pub(super) fn start_waiting(core: &mut Core, out: &mut Out) {
+    if core.lease.granted.is_none() {
+        return;
+    }
+    let mut unarmed = VecDeque::new();
     while core.starting < STARTS_MAX {
         let Some(key) = core.waiting.pop_front() else { break };
-        let Some(entry) = core.runners.get_mut(&key) else { continue };
-        if entry.phase != Phase::Intended || entry.want != Want::Run {
-            continue;
-        }
+        let waits = |entry: &&Entry| entry.phase == Phase::Intended && entry.want == Want::Run;
+        let Some(entry) = core.runners.get(&key).filter(waits) else { continue };
         let Some(start) = entry.start.clone() else { continue };
-        entry.phase = Phase::Starting;
+        let Some(deadline) = to_arm(core, &start) else {
+            unarmed.push_back(key);
+            continue;
+        };
         core.starting += 1;
-        out.push(Effect::Spawn { key, start });
+        if let Some(entry) = core.runners.get_mut(&key) {
+            entry.phase = Phase::Starting;
+            entry.lease.armed(deadline);
+        }
+        out.push(Effect::Spawn { key, start, deadline });
     }
+    unarmed.append(&mut core.waiting);
+    core.waiting = unarmed;
 }

@@ -2,6 +2,7 @@
 
 use stratavore_proto::v1;
 
+use super::deadline::{Deadline, Held};
 use crate::epoch::{Epoch, RunnerKey};
 
 /// One order to the shell. Effects of one call are carried out in order; answers come back as inputs.
@@ -14,7 +15,10 @@ pub enum Effect {
     Intend { keys: Vec<RunnerKey>, seen: Epoch },
     /// Start the shim; answered by [`RunnerEvent::Observed`], [`RunnerEvent::Concluded`] or
     /// [`RunnerEvent::StartDeferred`].
-    Spawn { key: RunnerKey, start: Box<v1::RunnerStart> },
+    Spawn { key: RunnerKey, start: Box<v1::RunnerStart>, deadline: Deadline },
+    /// Tell the shim its deadline (P5, P11); the newest counts, and only `lower` may bring it nearer (P13). Answered by
+    /// [`RunnerEvent::Leased`].
+    Lease { key: RunnerKey, deadline: Deadline, lower: bool },
     /// Run the stop ladder. Idempotent; `force` goes straight to KILL.
     Stop { key: RunnerKey, force: bool, reason: String },
     /// Record durably that this epoch ends without ever having started; answered by [`RunnerEvent::Concluded`].
@@ -38,8 +42,19 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
     pub reason: String,
-    /// A new connection to the same node may help too: it may have been restarted, which QUIC notices late.
-    pub same_node_too: bool,
+    pub kind: MoveKind,
+}
+
+/// What becomes of the present link meanwhile (P17). In every case it is read and used until another stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveKind {
+    /// Renewals are unanswered. The present link stays if it answers before another node was greeted. A new connection
+    /// to the same node may help, too: it may have been restarted, which QUIC notices late.
+    Silent,
+    /// The node has no leader: moves only when another node has answered a renewal.
+    Advised,
+    /// The node is about to close the link.
+    Leaving,
 }
 
 /// Why the agent ends.
@@ -62,6 +77,8 @@ pub enum RunnerEvent {
     Observed(v1::Observation),
     /// The connection to a living shim was lost and made again.
     Readopted(v1::Observation),
+    /// What deadline the shim holds; `None` when it did not say.
+    Leased(Option<Held>),
     /// The end of an epoch that never started is on disk.
     Concluded(v1::Observation),
     /// The shim could not be started for want of a resource (disk, processes); nothing runs, try again later.

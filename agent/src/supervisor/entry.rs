@@ -2,6 +2,7 @@
 
 use stratavore_proto::v1;
 
+use super::deadline::{RunnerLease, Terms, note_running};
 use crate::epoch::RunnerKey;
 
 /// How far one epoch has come on this host. Only forward, except Held back to Intending.
@@ -69,19 +70,46 @@ pub(crate) struct Entry {
     pub(crate) attempts: u32,
     /// Listed by no desired set although the cluster should know it (P14).
     pub(crate) orphaned: bool,
+    /// Highest revision that the cluster has acknowledged.
+    pub(super) acked_rev: u64,
+    pub(super) lease: RunnerLease,
 }
 
 impl Entry {
     /// A fresh entry in `phase`, reported as starting with rev 0.
     pub(crate) fn new(key: &RunnerKey, phase: Phase, start: Option<Box<v1::RunnerStart>>) -> Self {
         let report = blank_report(key, v1::RunnerState::Starting);
-        Self { phase, want: Want::Run, start, report, stop_sent: None, attempts: 0, orphaned: false }
+        let lease =
+            start.as_deref().map(|start| RunnerLease::ordered(Terms::of_start(start))).unwrap_or_default();
+        Self {
+            phase,
+            want: Want::Run,
+            start,
+            report,
+            stop_sent: None,
+            attempts: 0,
+            orphaned: false,
+            acked_rev: 0,
+            lease,
+        }
     }
 
     /// An entry made from what the shim or its record says.
     pub(crate) fn observed(report: v1::Observation) -> Self {
         let phase = if is_final(&report) { Phase::Ended } else { Phase::Live };
-        Self { phase, want: Want::Run, start: None, report, stop_sent: None, attempts: 0, orphaned: false }
+        let mut entry = Self {
+            phase,
+            want: Want::Run,
+            start: None,
+            report,
+            stop_sent: None,
+            attempts: 0,
+            orphaned: false,
+            acked_rev: 0,
+            lease: RunnerLease::default(),
+        };
+        note_running(&mut entry);
+        entry
     }
 
     /// True while a shim of it may run.

@@ -4,14 +4,24 @@ use stratavore_proto::v1;
 use stratavore_proto::v1::node_message::Message;
 use tracing::{debug, info, warn};
 
-use super::desired::{drop_partial, on_desired};
-use super::effect::{Effect, Finish, Move};
+use super::desired::{carry_out_stop, drop_partial, on_desired};
+use super::effect::{Effect, Finish, Move, MoveKind};
+use super::entry::Want;
 use super::halt::on_halt;
 use super::{Core, Out, lease, runner};
 use crate::epoch::RunnerKey;
 
 /// Reason recorded for runners that end because the cluster removed this host.
 const REASON_HOST_REMOVED: &str = "host_removed";
+
+/// Reason recorded for runners that a fence covers (P7).
+const REASON_FENCED: &str = "host_fenced";
+
+/// Code of a refusal that ends the host epoch.
+const CODE_FENCED: &str = "fenced";
+
+/// Code of a GoAway after which the node closes the link.
+const CODE_STOPPING: &str = "stopping";
 
 /// A change of the link.
 #[derive(Debug)]
@@ -26,9 +36,11 @@ pub enum LinkEvent {
 
 impl Core {
     /// The first frame of a connection: everything on this host (P14). What changes after it is reported again once
-    /// the link is up.
+    /// the link is up; so is what waits for a present link, which may yet be the one that stays.
     pub fn hello(&mut self, connection: u64) -> v1::Hello {
-        self.dirty.clear();
+        if !self.lease.is_up() {
+            self.dirty.clear();
+        }
         v1::Hello {
             host_id: self.identity.host_id.clone(),
             cluster_id: self.identity.cluster_id.clone(),
@@ -69,6 +81,11 @@ pub fn on_link(core: &mut Core, event: LinkEvent, now_ns: u64, out: &mut Out) {
     match event {
         LinkEvent::Up(welcome) => {
             drop_partial(core);
+            if core.lease.is_up() {
+                // What the replaced link took after this one's hello may never have arrived.
+                let unheard = core.runners.iter().filter(|(_, entry)| entry.acked_rev < entry.report.rev);
+                core.dirty.extend(unheard.map(|(key, _)| key.clone()));
+            }
             core.lease.connect(&welcome, now_ns);
             if let Some(desired) = welcome.desired {
                 on_desired(core, desired, out);
@@ -91,26 +108,48 @@ pub fn on_message(core: &mut Core, message: Message, now_ns: u64, out: &mut Out)
                 on_ack_key(core, &acked, out);
             }
         }
-        Message::Grant(grant) => lease::on_grant(core, &grant, now_ns),
+        Message::Grant(grant) => lease::on_grant(core, &grant, now_ns, out),
         Message::Removed(removed) => {
             warn!(reason = removed.reason, "the cluster removed this host; every runner is stopped (P18)");
             on_halt(core, Finish::Removed, REASON_HOST_REMOVED, out);
         }
         Message::GoAway(go_away) => {
             info!(reason = go_away.reason, "the gateway asks this agent to move");
-            out.push(Effect::Move(Move { reason: go_away.reason, same_node_too: false }));
+            let kind = if go_away.code == CODE_STOPPING { MoveKind::Leaving } else { MoveKind::Advised };
+            out.push(Effect::Move(Move { reason: go_away.reason, kind }));
         }
-        Message::Refused(refused) => on_refused(core, &refused),
-        Message::Welcome(_) | Message::Certificate(_) => debug!("a message out of turn is ignored"),
+        Message::Refused(refused) => on_refused(core, &refused, out),
+        Message::Welcome(_) | Message::Certificate(_) | Message::Trust(_) => {
+            debug!("a message out of turn is ignored")
+        }
     }
 }
 
-/// A refusal with code `fenced` ends the host epoch that this agent believed to hold (P3).
-pub(crate) fn on_refused(core: &mut Core, refused: &v1::Refused) {
-    warn!(code = refused.code, message = refused.message, "refused by the gateway");
-    if refused.code == "fenced" {
-        core.lease.host_epoch = None;
+/// A fence ends the host epoch that this agent believed to hold (P3). What it covers must not live: the next hello shows
+/// it dead, and then there is a new host epoch, into which everything else carries over with its deadline.
+fn on_refused(core: &mut Core, refused: &v1::Refused, out: &mut Out) {
+    warn!(
+        code = refused.code,
+        message = refused.message,
+        covered = refused.covered.len(),
+        "refused by the gateway"
+    );
+    if refused.code == CODE_FENCED {
+        core.lease.enter(None);
     }
+    for covered in &refused.covered {
+        match RunnerKey::from_wire(&covered.runner, covered.epoch.as_ref()) {
+            Ok(key) => kill_covered(core, &key, out),
+            Err(error) => warn!(%error, "a fence names no runner"),
+        }
+    }
+}
+
+fn kill_covered(core: &mut Core, key: &RunnerKey, out: &mut Out) {
+    let Some(entry) = core.runners.get_mut(key) else { return };
+    warn!(runner = %key, "covered by a fence: killed");
+    entry.want.raise(Want::Stop { force: true, reason: REASON_FENCED.into() });
+    carry_out_stop(core, key, out);
 }
 
 fn on_ack_key(core: &mut Core, acked: &v1::ObservedKey, out: &mut Out) {

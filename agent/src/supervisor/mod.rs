@@ -9,6 +9,7 @@
 //! absence removes only what the author of a set can have known (P14); an end is reported until acknowledged;
 //! a lower incarnation and a foreign cluster are refused (P1).
 
+mod deadline;
 mod desired;
 mod effect;
 mod entry;
@@ -17,6 +18,12 @@ mod lease;
 mod link;
 mod runner;
 
+#[cfg(test)]
+mod fence_properties;
+#[cfg(test)]
+mod lease_field;
+#[cfg(test)]
+mod lease_properties;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -29,7 +36,8 @@ use stratavore_proto::frame::FRAME_BYTES_MAX;
 use stratavore_proto::v1;
 use tracing::warn;
 
-pub use effect::{Effect, Finish, Move, RunnerEvent};
+pub use deadline::{Deadline, Held, Terms};
+pub use effect::{Effect, Finish, Move, MoveKind, RunnerEvent};
 pub use entry::blank_report;
 pub use halt::on_halt;
 pub use link::{LinkEvent, on_link, on_message};

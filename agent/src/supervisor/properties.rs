@@ -432,9 +432,9 @@ fn a_grant_counts_only_as_the_echo_of_a_renewal() {
     let mut foreign = renewal.clone().unwrap();
     foreign.boot_id = "another".into();
     world.now_ns += 5_000_000;
-    world.deliver(Down::Grant(v1::Grant { renewal: Some(foreign), unbounded: false }));
+    world.deliver(Down::Grant(v1::Grant { renewal: Some(foreign), unbounded: false, ..Default::default() }));
     assert_eq!(world.core.last_rtt_us(), 0);
-    world.deliver(Down::Grant(v1::Grant { renewal, unbounded: false }));
+    world.deliver(Down::Grant(v1::Grant { renewal, unbounded: false, ..Default::default() }));
     assert_eq!(world.core.last_rtt_us(), 5_000);
 }
 

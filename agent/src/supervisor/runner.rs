@@ -6,7 +6,7 @@ use tracing::{info, warn};
 use super::desired::{REASON_DISK_FULL, carry_out_stop, settle, start_waiting};
 use super::effect::{Effect, RunnerEvent};
 use super::entry::{Entry, Phase, Want, is_final};
-use super::{Core, Out, halt, trim};
+use super::{Core, Out, deadline, halt, trim};
 use crate::epoch::RunnerKey;
 
 /// Starts that may fail for want of processes or files before the launch counts as failed: 5 over 10 s.
@@ -25,6 +25,7 @@ pub fn on_runner(core: &mut Core, key: &RunnerKey, event: RunnerEvent, out: &mut
             }
             on_observed(core, key, report, out);
         }
+        RunnerEvent::Leased(held) => deadline::on_leased(core, key, held, out),
         RunnerEvent::StartDeferred { cause } => on_deferred(core, key, &cause, out),
         RunnerEvent::Recalled(report) => on_recalled(core, key, report),
     }
@@ -89,6 +90,7 @@ fn on_observed(core: &mut Core, key: &RunnerKey, mut report: v1::Observation, ou
     entry.phase = if ended { Phase::Ended } else { Phase::Live };
     entry.report = report;
     entry.start = None;
+    deadline::note_running(entry);
     if news {
         core.mark(key);
     }
@@ -122,6 +124,10 @@ fn on_recalled(core: &mut Core, key: &RunnerKey, mut report: v1::Observation) {
 
 /// The cluster has committed reports up to `rev`; an end is forgotten only now.
 pub(super) fn on_ack(core: &mut Core, key: &RunnerKey, rev: u64, out: &mut Out) {
+    if let Some(entry) = core.runners.get_mut(key) {
+        entry.acked_rev = entry.acked_rev.max(rev);
+    }
+    deadline::on_acknowledged(core, key, rev, out);
     let acknowledged =
         core.runners.get(key).is_some_and(|entry| entry.phase == Phase::Ended && entry.report.rev <= rev);
     if acknowledged {

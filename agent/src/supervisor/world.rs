@@ -146,6 +146,7 @@ impl World {
         let now_ns = self.now_ns;
         self.input(|core, out| on_link(core, LinkEvent::Up(Box::new(welcome)), now_ns, out));
         self.acknowledge();
+        self.grant();
     }
 
     pub(super) fn disconnect(&mut self) {
@@ -190,6 +191,15 @@ impl World {
             })
             .collect();
         self.deliver(Down::ObservedAck(v1::ObservedAck { runners }));
+    }
+
+    /// Answers the newest renewal under way, as a leader does.
+    pub(super) fn grant(&mut self) {
+        let now_ns = self.now_ns;
+        let renewal = self.core.renewal(now_ns).filter(|_| self.linked);
+        if let Some(renewal) = renewal {
+            self.deliver(Down::Grant(v1::Grant { renewal: Some(renewal), ..Default::default() }));
+        }
     }
 
     pub(super) fn deliver(&mut self, message: Down) {
@@ -304,14 +314,19 @@ impl World {
                     self.input(|core, out| on_runner(core, &key, RunnerEvent::Recalled(report), out));
                 }
             }
-            Effect::Send(message) => {
-                if let Up::Observed(full) = *message {
+            Effect::Send(message) => match *message {
+                Up::Observed(full) => {
                     self.take_reports(&full.runners);
                     self.acknowledge();
                 }
-            }
+                Up::Renewal(renewal) => {
+                    let grant = v1::Grant { renewal: Some(renewal), ..Default::default() };
+                    self.deliver(Down::Grant(grant));
+                }
+                _ => {}
+            },
             Effect::Finish(finish) => self.finished = Some(finish),
-            Effect::ReportLoad | Effect::Move(_) => {}
+            Effect::Lease { .. } | Effect::ReportLoad | Effect::Move(_) => {}
         }
         true
     }

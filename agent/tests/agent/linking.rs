@@ -90,22 +90,26 @@ async fn what_is_no_frame_closes_the_connection_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_silent_node_is_dialled_again_and_kept_until_the_new_link_stands() {
+async fn a_silent_node_is_dialled_again_and_kept_until_the_new_link_answers() {
     let farm = Farm::joined().await;
     let (_agent, old) = farm.agent_with(10, vec![]).await;
-    // Nobody grants a renewal here: as after a node's death, which QUIC notices late.
+    // Nobody grants a renewal here.
     let mut new = farm.gateway.accept().await;
     assert!(new.hello.connection > old.hello.connection);
     assert!(old.connection.close_reason().is_none());
     new.welcome(11, vec![]).await;
-    within("the old link ends", old.connection.closed()).await;
+    new.serve_until("the old link ends", async { drop(old.connection.closed().await) }).await;
 }
 
 #[tokio::test]
 async fn a_fenced_host_epoch_is_given_up() {
     let farm = Farm::joined().await;
     let (_agent, mut control) = farm.agent_with(10, vec![]).await;
-    let refused = v1::Refused { code: "fenced".into(), message: "the host epoch has ended".into() };
+    let refused = v1::Refused {
+        code: "fenced".into(),
+        message: "the host epoch has ended".into(),
+        ..Default::default()
+    };
     control.send(Down::Refused(refused)).await;
     let again = farm.gateway.accept().await;
     assert_eq!(again.hello.host_epoch, None);

@@ -3,7 +3,9 @@
 
 mod bad_input;
 mod full_disk;
+mod gateways;
 mod joining;
+mod leases;
 mod linking;
 mod supervision;
 mod support;

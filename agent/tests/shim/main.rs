@@ -3,6 +3,7 @@
 
 mod adoption;
 mod attach;
+mod deadlines;
 mod ends;
 mod full_disk;
 mod support;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use stratavore_agent::runner::{Attachment, Client, FencePreference, Host, Launcher, StartError, StartSpec};
 use stratavore_agent::shim::fence::descend;
 use stratavore_agent::shim::identity::Identity;
+use stratavore_agent::shim::wire::Lease;
 use stratavore_proto::v1;
 use stratavore_proto::v1::attach_request::Message as Ask;
 use stratavore_proto::v1::attach_response::Message as Tell;
@@ -26,6 +27,7 @@ pub(crate) struct Place {
     pub(crate) launcher: Launcher,
     pub(crate) runner: String,
     pub(crate) fence: FencePreference,
+    pub(crate) lease: Lease,
 }
 
 impl Place {
@@ -37,7 +39,7 @@ impl Place {
         let sockets = root.path().join("s");
         std::fs::create_dir_all(&sockets).unwrap();
         let launcher = Launcher::new(Host::prepare(SCOPE), sockets).with_program(program());
-        Self { root, launcher, runner: fresh_id(), fence: FencePreference::Auto }
+        Self { root, launcher, runner: fresh_id(), fence: FencePreference::Auto, lease: Lease::default() }
     }
 
     pub(crate) fn with_fence(fence: FencePreference) -> Self {
@@ -62,6 +64,7 @@ impl Place {
             size: None,
             kill_grace: Duration::from_millis(300),
             fence: self.fence,
+            lease: self.lease,
         }
     }
 

@@ -7,7 +7,7 @@ use super::support::*;
 
 /// A daemon as bad as they come: forked twice, in its own session, with a clean environment, deaf to TERM, HUP and
 /// INT. It is found from outside by its last argument.
-fn daemonise(tag: &str) -> String {
+pub(crate) fn daemonise(tag: &str) -> String {
     let deaf = "trap \"\" TERM HUP INT; while :; do sleep 1; done";
     format!(
         "(setsid env -i sh -c '(setsid sh -c \"{}\" deaf {tag} </dev/null >/dev/null 2>&1 &)' &)",
@@ -40,7 +40,7 @@ async fn the_tree_is_killed(fence: FencePreference, force: bool) {
 }
 
 /// Whether this host lets us use that fence; said, not hidden, when not.
-fn possible(fence: FencePreference) -> bool {
+pub(crate) fn possible(fence: FencePreference) -> bool {
     let features = stratavore_agent::runner::Host::prepare(SCOPE).features();
     let has = |name: &str| features.iter().any(|feature| feature == name);
     let possible = match fence {

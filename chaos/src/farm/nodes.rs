@@ -71,7 +71,8 @@ impl LocalFarm {
         let mut command = self.node_command(0, "init");
         command.arg("--advertise").arg(first.address.to_string());
         run(command.args(first.ports.flags())).ok();
-        std::fs::copy(first.data.join("admin.yaml"), self.path("admin.yaml")).expect("copy the admin's context");
+        std::fs::copy(first.data.join("admin.yaml"), self.path("admin.yaml"))
+            .expect("copy the admin's context");
     }
 
     /// `stratavored WHAT --data-dir …` of node `at`, with the farm's configuration.

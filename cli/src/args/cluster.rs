@@ -1,5 +1,6 @@
 //! Arguments of the commands about the control plane.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -43,6 +44,12 @@ pub(crate) enum ClusterCommand {
     TransferLeader {
         #[arg(value_name = "NODE", add = complete::nodes())]
         node: Option<u64>,
+    },
+    /// Save everything into a file: a backup for `stratavored restore`. It holds the cluster's signing key.
+    Snapshot {
+        /// The file to make; what exists is not overwritten.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
     /// Put the commands of this version in force, once all nodes run it; afterwards there is no way back.
     Finalize {

@@ -307,6 +307,7 @@ mod tests {
             "cluster remove 3 --allow-even",
             "cluster transfer-leader",
             "cluster transfer-leader 2",
+            "cluster snapshot /tmp/f",
             "cluster finalize",
             "cluster maintenance --for 20m",
             "cluster maintenance --end",

@@ -8,7 +8,7 @@ use stratavore_proto::v1::{
 };
 use uuid::Uuid;
 
-use super::{App, OK, status};
+use super::{App, OK, snapshot, status};
 use crate::args::{ClockCommand, ClusterArgs, ClusterCommand, Output};
 use crate::client;
 use crate::errors::Result;
@@ -29,6 +29,7 @@ pub(crate) async fn run(app: &App, args: ClusterArgs) -> Result<ExitCode> {
             return removed(app, remove(app, node, allow_even, request.request_id).await?);
         }
         ClusterCommand::TransferLeader { node } => transfer(app, node).await?,
+        ClusterCommand::Snapshot { file } => snapshot::save(app, &file).await?,
         ClusterCommand::Finalize { version, request } => finalize(app, version, request.request_id).await?,
         ClusterCommand::Maintenance { length, end: _, request } => {
             maintain(app, length.unwrap_or_default(), request.request_id).await?

@@ -24,6 +24,7 @@ mod runners;
 mod screen;
 mod send;
 mod smart;
+mod snapshot;
 pub(crate) mod status;
 pub(crate) mod token;
 mod up;

@@ -171,6 +171,7 @@ pub(crate) enum Changed {
     Version { version: u32 },
     Maintenance { until: Option<String> },
     Clock { now: Option<String> },
+    Snapshot { file: String, bytes: u64, applied_index: u64, incarnation: u64, cluster_id: String },
 }
 
 /// Prints a change: a line for people, an object for programs.
@@ -183,6 +184,9 @@ pub(crate) fn print_changed(output: Output, changed: &Changed) -> Result<()> {
         Changed::Version { version } => ("ClusterVersion", format!("the cluster is at version {version}")),
         Changed::Maintenance { until: Some(until) } => ("Maintenance", format!("maintenance until {until}")),
         Changed::Maintenance { until: None } => ("Maintenance", "no maintenance".to_owned()),
+        Changed::Snapshot { file, bytes, applied_index, .. } => {
+            ("Snapshot", format!("{file}: {bytes} bytes, everything up to index {applied_index}"))
+        }
         Changed::Clock { now } => {
             ("Clock", format!("the cluster's time is {}", now.as_deref().unwrap_or_default()))
         }

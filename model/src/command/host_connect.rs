@@ -393,7 +393,7 @@ mod tests {
         let (runner, epoch) = lab.placed(a, OnDisconnect::Stop, true);
         lab.fence(a, HOLD_WAITED, &[runner]).unwrap();
         let alive = vec![lab.observed(runner, epoch, 1, RunnerState::Running)];
-        let connect = Command::HostConnect(lab.connect_command(a, "boot-a", 2, None, alive.clone()));
+        let connect = Command::HostConnect(lab.connect_command(a, "boot-a", 2, None, alive));
         let refused = lab.as_host(a, connect.clone()).unwrap_err();
         assert_eq!(refused.code, Code::CoveredAlive);
         let named: Vec<_> = query::covered(&lab.state, a).map(|one| (one.runner, one.epoch)).collect();

@@ -78,6 +78,7 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.ClusterService/Finalize", Permission::Administer),
     ("/stratavore.v1.ClusterService/SetMaintenance", Permission::Administer),
     ("/stratavore.v1.ClusterService/ResetClock", Permission::Administer),
+    ("/stratavore.v1.ClusterService/SaveSnapshot", Permission::Administer),
     ("/stratavore.v1.TerminalService/Attach", Permission::Operate),
     ("/stratavore.v1.TerminalService/ReadLogs", Permission::Operate),
     ("/stratavore.v1.TerminalService/GetScreen", Permission::Operate),

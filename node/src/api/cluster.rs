@@ -12,9 +12,11 @@ use stratavore_proto::v1::cluster_service_server::ClusterService;
 use stratavore_proto::v1::{
     FinalizeRequest, FinalizeResponse, GetStatusRequest, GetStatusResponse, HandOverRequest,
     HandOverResponse, RemoveNodeRequest, RemoveNodeResponse, ResetClockRequest, ResetClockResponse,
-    SetMaintenanceRequest, SetMaintenanceResponse, TransferLeaderRequest, TransferLeaderResponse,
+    SaveSnapshotRequest, SaveSnapshotResponse, SetMaintenanceRequest, SetMaintenanceResponse,
+    TransferLeaderRequest, TransferLeaderResponse,
 };
 use stratavore_raft::RaftMetrics;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::api::auth::{self, Administer, Peer, Read};
@@ -24,6 +26,16 @@ use crate::convert::id;
 
 #[tonic::async_trait]
 impl ClusterService for Api {
+    type SaveSnapshotStream = ReceiverStream<Result<SaveSnapshotResponse, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        auth::require::<Administer>(request.extensions())?;
+        Ok(Response::new(self.backup()))
+    }
+
     async fn get_status(
         &self,
         request: Request<GetStatusRequest>,

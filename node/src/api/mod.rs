@@ -1,6 +1,7 @@
 //! The gRPC API: one file per service, every handler a few lines: who may, what is asked, propose or read, show.
 
 pub(crate) mod auth;
+mod backup;
 mod cluster;
 mod events;
 mod hand_over;
@@ -13,6 +14,7 @@ mod terminal;
 mod tokens;
 mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,7 @@ use crate::leader::liveness::Renewals;
 use crate::link::hub::Hub;
 use crate::peer::channels::Channels;
 use crate::peer::service::Peers;
+use crate::quarantine::Quarantine;
 use crate::tasks::Tasks;
 
 /// Longest request: an entry's bound (P23) and what is around it.
@@ -61,7 +64,11 @@ pub(crate) struct Api {
     pub(crate) tasks: Tasks,
     /// To the API ports of other nodes.
     pub(crate) channels: Channels,
+    /// P24: reads are refused while this node's state is not what it should be.
+    pub(crate) quarantine: Quarantine,
     pub(crate) started: Instant,
+    /// Where a backup is written before it is sent.
+    pub(crate) data_dir: PathBuf,
 }
 
 impl Api {
@@ -77,6 +84,7 @@ impl Api {
         show: impl FnOnce(&State, &Reply) -> Option<T>,
     ) -> Result<Response<T>, Status> {
         let outcome = async {
+            self.serves()?;
             let request_id = Some(id::request_id(request_id)?);
             let entry = Entry {
                 actor: who.actor().clone(),
@@ -95,11 +103,18 @@ impl Api {
         outcome.await.map(Response::new).map_err(Status::from)
     }
 
+    /// # Errors
+    /// This node is quarantined (P24).
+    fn serves(&self) -> Result<(), ApiError> {
+        self.quarantine.check().map_err(|why| ReadError::Unavailable(why).into())
+    }
+
     /// Makes the local state fresh enough for a read, and says how fresh that is.
     ///
     /// # Errors
     /// No quorum confirmed the read.
     async fn fresh(&self, read: Option<v1::ReadOptions>) -> Result<v1::ReadInfo, ApiError> {
+        self.serves()?;
         if read.is_some_and(|read| read.stale) {
             return Ok(self.stale());
         }

@@ -27,6 +27,9 @@ pub(crate) enum ApiError {
     Events(#[from] EventError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// The disk or the leader did not allow a backup.
+    #[error("{0}")]
+    Backup(String),
     /// The caller is known but may not do this.
     #[error("{0}")]
     Denied(String),
@@ -107,6 +110,12 @@ fn refusal(error: ApiError) -> Refusal {
         ApiError::Events(EventError::Storage(_)) => {
             Refusal::new(Code::Unavailable, "storage_failed", text, ANOTHER_NODE)
         }
+        ApiError::Backup(_) => Refusal::new(
+            Code::FailedPrecondition,
+            "backup_failed",
+            text,
+            "look at the node's disk, or ask another node with --cluster HOST:PORT",
+        ),
         ApiError::Denied(_) => Refusal::new(
             Code::PermissionDenied,
             "not_allowed",

@@ -165,6 +165,7 @@ enum Look {
 impl Api {
     /// The runner's host and connection, waiting for a start that is under way.
     async fn target(&self, runner: &str, epoch: Option<v1::Epoch>, wait: Wait) -> Result<Target, ApiError> {
+        self.serves()?;
         self.raft.linearize().await?;
         let epoch = epoch.map(id::epoch_of);
         let mut applied = self.raft.applied();

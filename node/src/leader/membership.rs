@@ -93,7 +93,7 @@ impl Seen {
         able.sort_by_key(|node| *node != self.me);
         // The sort is stable: whoever votes now stands before the learners.
         let room = able.len().min(VOTERS_MAX);
-        able.truncate(if room % 2 == 0 { room.saturating_sub(1) } else { room });
+        able.truncate(if room.is_multiple_of(2) { room.saturating_sub(1) } else { room });
         let target: BTreeSet<NodeId> = able.into_iter().collect();
         let loses = voters.iter().any(|voter| self.address_of(*voter).is_none());
         let due = !target.is_empty() && target != voters && (loses || target.len() > voters.len());

@@ -21,6 +21,7 @@ use crate::link::session::{Session, Up};
 use crate::link::{HELLO_TIMEOUT, SESSIONS_MAX, close};
 use crate::metrics::Counted;
 use crate::peer::renewals::RenewalHandle;
+use crate::quarantine::Quarantine;
 use crate::tasks::Tasks;
 
 /// Longest version and boot id texts that are taken into state; ours are 5 and 36 characters.
@@ -38,6 +39,7 @@ pub(crate) struct Greeter {
     pub(crate) issuer: Issuer,
     pub(crate) counted: Counted,
     pub(crate) tasks: Tasks,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// Why no session came of a connection.
@@ -142,6 +144,7 @@ impl Greeter {
         {
             return Err(Refusal::said("protocol", "boot id or version is missing or too long"));
         }
+        self.quarantine.check().map_err(|why| Refusal::said("unavailable", why))?;
         if self.hub.len() >= SESSIONS_MAX {
             return Err(Refusal::said("busy", format!("this node serves {SESSIONS_MAX} agents already")));
         }

@@ -20,6 +20,8 @@ pub(crate) enum Cut {
     Stopping,
     /// The agent does not read.
     TooSlow,
+    /// P24: this node's state is not what it should be.
+    Quarantined,
     /// A report could not be committed; the next connection brings the full list.
     Unreported,
 }

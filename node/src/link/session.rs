@@ -213,6 +213,7 @@ fn last_words(cut: Cut) -> (u32, Option<node_message::Message>) {
         }
         Cut::Replaced => (close::REPLACED, go_away("replaced", "a newer connection of this host is open")),
         Cut::Stopping => (close::STOPPING, go_away("stopping", "the node stops")),
+        Cut::Quarantined => (close::STOPPING, go_away("stopping", "the node rebuilds its state")),
         Cut::Unreported => {
             (close::ENDED, go_away("unreported", "a report could not be committed, connect again"))
         }

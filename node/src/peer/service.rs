@@ -19,6 +19,7 @@ use crate::leader::liveness::{self, Renewals};
 use crate::link::hub::Hub;
 use crate::link::relay::{self, RelayError, Replies, Requests};
 use crate::peer::renewals::ReplyTo;
+use crate::quarantine::Quarantine;
 use crate::tasks::{TaskKind, Tasks};
 
 /// Answers that wait to be sent to one gateway: those to all its agents at once.
@@ -36,6 +37,7 @@ pub(crate) struct Peers {
     pub(crate) hub: Hub,
     pub(crate) renewals: Renewals,
     pub(crate) tasks: Tasks,
+    pub(crate) quarantine: Quarantine,
 }
 
 #[tonic::async_trait]
@@ -88,6 +90,7 @@ impl Peers {
 
     async fn open(&self, open: HostStreamOpen) -> Result<(Requests, Replies), Status> {
         // P17: a node that has lost touch opens no terminal.
+        self.quarantine.check().map_err(Status::unavailable)?;
         if !self.raft.is_fresh() {
             return Err(Status::unavailable("the host's gateway has lost touch with the cluster"));
         }

@@ -148,7 +148,7 @@ async fn a_terminal_is_reached_through_any_node() {
         next += output.data.len() as u64;
     }
     assert_eq!(next, 100 * 32 * 1024);
-    let screen = v1::GetScreenRequest { runner: scene.order.runner.clone(), ..Default::default() };
+    let screen = v1::GetScreenRequest { runner: scene.order.runner.clone() };
     client.terminal.get_screen(screen.clone()).await.unwrap();
     let refused = client.terminal.get_screen(screen).await.unwrap_err();
     assert_eq!(crate::client::reason(&refused), "no_terminal");
@@ -184,7 +184,7 @@ async fn p17_a_gateway_without_quorum_pushes_nothing_and_advises_to_leave() {
     assert_eq!(advice.code, "no_leader");
     assert!(scene.agent.quic.close_reason().is_none(), "connections stay");
     let mut client = scene.cluster.client(scene.gateway).await;
-    let screen = v1::GetScreenRequest { runner: scene.order.runner.clone(), ..Default::default() };
+    let screen = v1::GetScreenRequest { runner: scene.order.runner.clone() };
     client.terminal.get_screen(screen).await.unwrap_err();
 }
 

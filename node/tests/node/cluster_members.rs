@@ -99,10 +99,7 @@ async fn without_quorum_status_and_stale_reads_answer_and_say_so() {
     let mut client = cluster.client(0).await;
     let status = client.status().await;
     assert!(!status.quorum && status.info.unwrap().stale);
-    let list = v1::ListRunnersRequest {
-        read: Some(v1::ReadOptions { stale: true, ..Default::default() }),
-        ..Default::default()
-    };
+    let list = v1::ListRunnersRequest { read: Some(v1::ReadOptions { stale: true }), ..Default::default() };
     assert!(client.runners.list_runners(list).await.unwrap().into_inner().info.unwrap().stale);
     let refused = client.runners.list_runners(v1::ListRunnersRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable);

@@ -1,5 +1,6 @@
 //! Nodes in this process, real certificates, real ports on loopback; clients are tonic and quinn.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
 
 mod agents;

@@ -43,6 +43,8 @@ pub(crate) fn init_cluster() -> Entry {
             node_version: "0.1.0".into(),
             admin: "admin".parse().expect("a valid fixture"),
             admin_spki: [4; 32],
+            version: stratavore_model::COMMAND_VERSION,
+            node_max_version: stratavore_model::COMMAND_VERSION,
         })),
     )
 }

@@ -52,6 +52,17 @@ impl Leaf {
         (&self.kill).write_all(b"1").is_ok()
     }
 
+    /// Lets frozen processes run again.
+    pub fn thaw(&self) {
+        // Missing before Linux 5.2; then nothing was frozen either.
+        drop(
+            OpenOptions::new()
+                .write(true)
+                .open(self.path.join("cgroup.freeze"))
+                .and_then(|mut freeze| freeze.write_all(b"0")),
+        );
+    }
+
     /// Processes in the leaf now.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {

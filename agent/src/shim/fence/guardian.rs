@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
-use super::super::fork::{close_all_but, exit_now, forget_code, ignore_term, set_name};
+use super::super::footprint::forget_code;
+use super::super::fork::{close_all_but, exit_now, ignore_term, set_name};
 use super::cgroup::Leaf;
 use super::descend::Stat;
 

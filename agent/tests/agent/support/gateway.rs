@@ -1,5 +1,6 @@
 //! A gateway without a cluster behind it: what the test says is desired.
 
+use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +37,18 @@ impl Gateway {
         let crypto = QuicServerConfig::try_from(config).unwrap();
         let server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         Self { endpoint: Endpoint::server(server, (Ipv4Addr::LOCALHOST, 0).into()).unwrap(), verdict }
+    }
+
+    /// As a killed process: its port is closed, nothing is said, nothing answered.
+    pub(crate) fn vanish(&self) {
+        let elsewhere = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        // What it still sends comes from a port that the agent does not know, and is dropped there.
+        elsewhere.connect((Ipv4Addr::LOCALHOST, 9)).unwrap();
+        self.endpoint.rebind(elsewhere).unwrap();
+    }
+
+    pub(crate) fn node_address(&self, id: u64) -> v1::NodeAddress {
+        v1::NodeAddress { id, quic: self.address().to_string(), ..Default::default() }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -79,6 +92,13 @@ pub(crate) struct Control {
     pub(crate) connection: Connection,
     pub(crate) loads: Vec<v1::LoadReport>,
     pub(crate) certificates: Vec<v1::CertificateRequest>,
+    /// What every renewal is answered with; by default that of the only host of a cluster.
+    pub(crate) grants: v1::Grant,
+    /// Renewals that were answered.
+    pub(crate) renewals: Vec<v1::Renewal>,
+    /// For the welcome: 0 = the agent's default; nodes in this host's order.
+    pub(crate) lease_ms: u64,
+    pub(crate) nodes: Vec<v1::NodeAddress>,
     send: SendStream,
     reader: FrameReader<RecvStream>,
 }
@@ -89,7 +109,19 @@ impl Control {
         let mut reader = FrameReader::new(recv);
         match reader.next::<v1::AgentMessage>().await {
             Ok(Some(v1::AgentMessage { message: Some(Up::Hello(hello)) })) => {
-                Some(Self { hello, connection, loads: vec![], certificates: vec![], send, reader })
+                let grants = v1::Grant { unbounded: true, ..Default::default() };
+                Some(Self {
+                    hello,
+                    connection,
+                    loads: vec![],
+                    certificates: vec![],
+                    grants,
+                    renewals: vec![],
+                    lease_ms: 0,
+                    nodes: vec![],
+                    send,
+                    reader,
+                })
             }
             other => panic!("no hello: {other:?}"),
         }
@@ -116,6 +148,8 @@ impl Control {
             incarnation: 1,
             renew_ms: 200,
             load_report_ms: 200,
+            lease_ms: self.lease_ms,
+            nodes: self.nodes.clone(),
             ..Default::default()
         };
         self.send(Down::Welcome(welcome)).await;
@@ -149,13 +183,40 @@ impl Control {
         .await
     }
 
+    /// Answers so many renewals more, and everything before them.
+    pub(crate) async fn grants_more(&mut self, count: usize) {
+        let enough = self.renewals.len() + count;
+        within("renewals come", async {
+            while self.renewals.len() < enough {
+                self.next_reports().await;
+            }
+        })
+        .await;
+    }
+
+    /// Answers whatever comes until `other` ends.
+    pub(crate) async fn serve_until(&mut self, what: &str, other: impl Future<Output = ()>) {
+        tokio::pin!(other);
+        within(what, async {
+            loop {
+                tokio::select! {
+                    () = &mut other => return,
+                    _ = self.next_reports() => {}
+                }
+            }
+        })
+        .await;
+    }
+
     /// The reports of one frame; empty for other frames.
     pub(crate) async fn next_reports(&mut self) -> Vec<v1::Observation> {
         let message = self.reader.next::<v1::AgentMessage>().await.unwrap().expect("the agent is there");
         match message.message {
             Some(Up::Observed(observed)) => return observed.runners,
             Some(Up::Renewal(renewal)) => {
-                self.send(Down::Grant(v1::Grant { renewal: Some(renewal), unbounded: false })).await;
+                self.renewals.push(renewal.clone());
+                let grant = v1::Grant { renewal: Some(renewal), ..self.grants.clone() };
+                self.send(Down::Grant(grant)).await;
             }
             Some(Up::Load(load)) => self.loads.push(load),
             Some(Up::Certificate(request)) => self.certificates.push(request),

@@ -66,6 +66,7 @@ impl JoinService for Service {
             ca_der: self.ca.certificate_der().to_vec().into(),
             nodes: vec![v1::NodeAddress { id: 1, quic: self.quic.to_string(), ..Default::default() }],
             incarnation: 1,
+            trusted: Vec::new(),
         }))
     }
 }

@@ -42,21 +42,24 @@ pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A CA with one node.
+/// A CA with two nodes.
 pub(crate) struct Authority {
     pub(crate) ca: Ca,
     pub(crate) node: Credentials,
+    pub(crate) second: Credentials,
 }
 
 impl Authority {
     pub(crate) fn new() -> Self {
         let ca = Ca::generate(CLUSTER, now_s()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let identity = Identity::Node { cluster: CLUSTER.into(), id: 1 };
-        let validity = Validity::for_identity(&identity, now_s());
-        let certificate = ca.issue(&key.public(), &identity, &[], validity).unwrap();
-        let node = Credentials::new(ca.certificate_der(), &certificate, key).unwrap();
-        Self { ca, node }
+        let [node, second] = [1, 2].map(|id| {
+            let key = KeyPair::generate().unwrap();
+            let identity = Identity::Node { cluster: CLUSTER.into(), id };
+            let validity = Validity::for_identity(&identity, now_s());
+            let certificate = ca.issue(&key.public(), &identity, &[], validity).unwrap();
+            Credentials::new(ca.certificate_der(), &certificate, key).unwrap()
+        });
+        Self { ca, node, second }
     }
 
     pub(crate) fn token(&self) -> JoinToken {
@@ -132,6 +135,13 @@ impl Farm {
         let joined = process::join(&dir.path().join("data"), &server.address(), &token.reveal(), &[]).await;
         assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
         Self { gateway, host_id, dir }
+    }
+
+    /// Joined at the first of two gateways; the agent learns of the second by its first welcome.
+    pub(crate) async fn with_two_gateways() -> (Self, Gateway) {
+        let authority = Authority::new();
+        let second = Gateway::start(&authority.second);
+        (Self::join(&authority, tempfile::tempdir().unwrap(), None).await, second)
     }
 
     pub(crate) fn data_dir(&self) -> std::path::PathBuf {
