@@ -1,9 +1,12 @@
 //! Figures from outside, each as `name value unit` on stdout, its aim beside it on stderr.
 
+#[path = "../../../model/tests/lab/mod.rs"]
+mod lab;
 pub mod launch;
 pub mod memory;
 pub mod output;
 pub mod samples;
+pub mod scheduler;
 pub mod status;
 
 /// One measured figure.
@@ -37,7 +40,8 @@ pub struct Benchmark {
 }
 
 /// Every benchmark, cheapest and least noisy first.
-pub const ALL: [Benchmark; 8] = [
+pub const ALL: [Benchmark; 9] = [
+    Benchmark { name: "scheduler", run: scheduler::decisions },
     Benchmark { name: "idle", run: memory::idle },
     Benchmark { name: "status", run: status::wall },
     Benchmark { name: "launch-cli", run: launch::through_the_cli },

@@ -9,6 +9,7 @@ mod fleet;
 mod globals;
 mod launch;
 mod local;
+mod quick;
 mod runner;
 pub(crate) mod usage;
 pub(crate) mod value;
@@ -177,7 +178,12 @@ pub(crate) fn command_names() -> Vec<String> {
 /// clap's own error; `--help` and `--version` come this way too.
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let line: Vec<OsString> = line.into_iter().collect();
-    let Cli { globals, command } = Cli::try_parse_from(&line).map_err(|error| usage::placed(error, &line))?;
+    quick::parse(&line).map_or_else(|| whole(&line), Ok)
+}
+
+/// Parses with the whole grammar.
+fn whole(line: &[OsString]) -> Result<Invocation, clap::Error> {
+    let Cli { globals, command } = Cli::try_parse_from(line).map_err(|error| usage::placed(error, line))?;
     let Command::Smart(rest) = command else {
         return Ok(Invocation { globals, action: Action::Command(command) });
     };

@@ -64,7 +64,7 @@ pub(crate) async fn finish(
         if !queued.is_empty() {
             view::tell(&format!("{} waits: {queued}; why: stratavore explain {}", runner.name, runner.name));
         }
-        return attach::to_launched(app, runner, !queued.is_empty()).await;
+        return Box::pin(attach::to_launched(app, runner, !queued.is_empty())).await;
     }
     view::runner::print(app.output(), &answer.runners, false)?;
     if !queued.is_empty() && app.output() == Output::Table {

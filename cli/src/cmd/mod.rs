@@ -103,7 +103,8 @@ impl App {
     }
 }
 
-/// Runs what was asked for.
+/// Runs what was asked for. The large ones are boxed, or every command would carry the largest one's state on its stack,
+/// and touch the pages for it.
 ///
 /// # Errors
 /// The command's failure.
@@ -114,38 +115,38 @@ pub(crate) async fn run(app: &App, action: Action) -> Result<ExitCode> {
             .next("stratavore quotas set PROJECT max-runners N"));
     }
     let command = match action {
-        Action::Smart(smart) => return smart::run(app, smart).await,
+        Action::Smart(smart) => return Box::pin(smart::run(app, smart)).await,
         Action::Command(command) => command,
     };
     match command {
-        Command::Launch(args) => launch::run(app, args).await,
+        Command::Launch(args) => Box::pin(launch::run(app, args)).await,
         Command::Runners(args) => runners::run(app, args).await,
-        Command::Attach(args) => attach::run(app, args).await,
+        Command::Attach(args) => Box::pin(attach::run(app, args)).await,
         Command::Status(args) => status::run(app, args).await,
-        Command::Logs(args) => logs::run(app, args).await,
-        Command::Kill(args) => kill::run(app, args).await,
-        Command::Wait(args) => wait::run(app, args).await,
+        Command::Logs(args) => Box::pin(logs::run(app, args)).await,
+        Command::Kill(args) => Box::pin(kill::run(app, args)).await,
+        Command::Wait(args) => Box::pin(wait::run(app, args)).await,
         Command::Send(args) => send::run(app, args).await,
         Command::Screen(args) => screen::run(app, args).await,
-        Command::Restart(args) => restart::run(app, args).await,
+        Command::Restart(args) => Box::pin(restart::run(app, args)).await,
         Command::Describe(args) => describe::run(app, args).await,
         Command::Explain(args) => explain::run(app, args).await,
-        Command::Events(args) => events::run(app, args).await,
-        Command::Watch(args) => watch::run(app, args).await,
+        Command::Events(args) => Box::pin(events::run(app, args)).await,
+        Command::Watch(args) => Box::pin(watch::run(app, args)).await,
         Command::New(args) => new::run(app, args).await,
         Command::Projects(args) => projects::run(app, args).await,
         Command::Quotas(args) => quotas::run(app, args).await,
         Command::Hosts(args) => hosts::run(app, args).await,
         Command::Cluster(args) => cluster::run(app, args).await,
         Command::Token(args) => token::run(app, args).await,
-        Command::Login(args) => login::run(app, args).await,
+        Command::Login(args) => Box::pin(login::run(app, args)).await,
         Command::Doctor => doctor::run(app).await,
         Command::Context(args) => context::run(app, args),
         Command::Completion(args) => completion::run(&args),
         Command::Version => version::run(app).await,
         Command::Help(args) => help::run(&args),
-        Command::Up(args) => up::run(app, args).await,
-        Command::Down(args) => down::run(app, args).await,
+        Command::Up(args) => Box::pin(up::run(app, args)).await,
+        Command::Down(args) => Box::pin(down::run(app, args)).await,
         Command::Supervise(args) => local::supervisor::run(&args.state).await,
         // The parser has turned it into Action::Smart.
         Command::Smart(_) => Err(Failure::new(Exit::Usage, "no command")),
