@@ -121,7 +121,7 @@ fn on_known(
     entry.want.raise(want);
     if entry.want == Want::Run {
         let Some(start) = start else { return };
-        entry.lease.terms.get_or_insert(Terms::of_start(&start));
+        entry.lease.terms.get_or_insert_with(|| Terms::of_start(&start));
         let waits = matches!(entry.phase, Phase::Held | Phase::Intending | Phase::Intended);
         if !may_start || !waits {
             return;

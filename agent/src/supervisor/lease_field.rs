@@ -220,7 +220,7 @@ impl Field {
         }
     }
 
-    pub(super) fn to_leader(&mut self, message: &Up) {
+    pub(super) fn reach_leader(&mut self, message: &Up) {
         match message {
             Up::Renewal(renewal) => {
                 let grant = self.leader.on_renewal(renewal);

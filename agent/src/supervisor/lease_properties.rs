@@ -70,12 +70,12 @@ fn play(field: &mut Field, act: Act) {
         Act::Report => field.report(),
         Act::Up(n) => {
             if let Some(message) = take(&mut field.up, n) {
-                field.to_leader(&message);
+                field.reach_leader(&message);
             }
         }
         Act::UpAgain(n) => {
             if let Some(message) = (!field.up.is_empty()).then(|| field.up[n % field.up.len()].clone()) {
-                field.to_leader(&message);
+                field.reach_leader(&message);
             }
         }
         Act::LoseUp(n) => drop(take(&mut field.up, n)),

@@ -84,7 +84,7 @@ async fn p11_the_ladder_ends_a_runner_before_the_deadline() {
         let place = leased(fence, deadline);
         let client = place.start(shell(&script, false)).await;
         let end = end(&client).await;
-        let exit = end.exit.unwrap();
+        let exit = end.exit.clone().unwrap();
         assert_eq!((end.state(), end.reason.as_str()), (RunnerState::Terminated, REASON));
         assert_eq!((exit.code, exit.signal), wanted);
         assert!(now() < deadline, "the end was still to be told by the shim itself");
