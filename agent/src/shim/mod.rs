@@ -183,13 +183,15 @@ fn shim(mut order: Order, dir: &Path, fence: Fence, lock: File, lifeline: Option
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let oom_score_adj = lower_oom_score();
     let signals = fork::signal_fd()?;
-    let reserved = Reserved::create(dir)?;
-    let log_dir = log::dir(dir);
-    let log = LogWriter::open(&log_dir, limits(&order))?;
-    let size = size(&order);
-    let listener = listen(Path::new(&order.socket))?;
+    let prepared = prepare(&order, dir);
+    if prepared.is_err() {
+        // The epoch may be started again: its next shim must find no leaf that this one's guardian still empties.
+        fence.remove();
+        remove_socket(&order);
+    }
+    let Prepared { reserved, log, listener, deadline } = prepared?;
+    let (log_dir, size) = (log::dir(dir), size(&order));
     let mut state = State::starting(order.runner.clone(), order.epoch, order.boot_id.clone());
-    let deadline = Deadline::arm(order.lease.unwrap_or_default(), order.kill_grace_ms, dir)?;
     let mut started = launch(&order, dir, &fence, size, &oom_score_adj, &deadline);
     if started.as_ref().is_err_and(|failure| failure.namespace) {
         // The host promised a namespace and refuses one (a container's /proc, for instance): weak is still a start.
@@ -217,6 +219,24 @@ fn shim(mut order: Order, dir: &Path, fence: Fence, lock: File, lifeline: Option
     drop(std::fs::remove_file(socket));
     drop((lock, lifeline));
     Ok(())
+}
+
+/// What must be there before the command is forked.
+struct Prepared {
+    reserved: Reserved,
+    log: LogWriter,
+    listener: UnixListener,
+    deadline: Deadline,
+}
+
+/// Nothing has run when this fails, so nothing has ended.
+fn prepare(order: &Order, dir: &Path) -> io::Result<Prepared> {
+    Ok(Prepared {
+        deadline: Deadline::arm(order.lease.unwrap_or_default(), order.kill_grace_ms, dir)?,
+        reserved: Reserved::create(dir)?,
+        log: LogWriter::open(&log::dir(dir), limits(order))?,
+        listener: listen(Path::new(&order.socket))?,
+    })
 }
 
 /// Starts the command; its identity is on disk before it execs.

@@ -27,6 +27,8 @@ fn ns(at: Duration) -> u64 {
 fn leased(fence: FencePreference, deadline: Duration) -> Place {
     let mut place = Place::with_fence(fence);
     place.lease = Lease { deadline_ns: ns(deadline), ..Default::default() };
+    // Longer than the second that KILL comes ahead, so that there is a ladder before it.
+    place.kill_grace = Duration::from_secs(3);
     place
 }
 
@@ -113,7 +115,8 @@ async fn p5_a_later_deadline_is_life_and_no_death_of_the_client_extends_it() {
     let deadline = now() + NEAR;
     let place = leased(FencePreference::Auto, deadline);
     let client = place.start(shell("exec sleep 1000", false)).await;
-    let later = ns(deadline + Duration::from_secs(2));
+    // The ladder begins a grace before it, which is after the first deadline still.
+    let later = ns(deadline + Duration::from_secs(5));
     assert_eq!(client.set_lease(later, false).await.unwrap().deadline_ns, later);
     assert_eq!(client.set_lease(ns(deadline), false).await.unwrap().deadline_ns, later, "never lowered");
     drop(client);
@@ -153,6 +156,6 @@ async fn p10_a_start_behind_its_deadline_executes_nothing() {
     let mut spec = place.spec(shell(&script, false));
     spec.lease.deadline_ns = 0;
     let client = launcher.start(&place.dir(), spec).await.unwrap();
-    end(&client).await;
-    assert!(trace.exists());
+    let end = end(&client).await;
+    assert!(trace.exists(), "{end:?}");
 }

@@ -28,6 +28,7 @@ pub(crate) struct Place {
     pub(crate) runner: String,
     pub(crate) fence: FencePreference,
     pub(crate) lease: Lease,
+    pub(crate) kill_grace: Duration,
 }
 
 impl Place {
@@ -39,7 +40,14 @@ impl Place {
         let sockets = root.path().join("s");
         std::fs::create_dir_all(&sockets).unwrap();
         let launcher = Launcher::new(Host::prepare(SCOPE), sockets).with_program(program());
-        Self { root, launcher, runner: fresh_id(), fence: FencePreference::Auto, lease: Lease::default() }
+        Self {
+            root,
+            launcher,
+            runner: fresh_id(),
+            fence: FencePreference::Auto,
+            lease: Lease::default(),
+            kill_grace: Duration::from_millis(300),
+        }
     }
 
     pub(crate) fn with_fence(fence: FencePreference) -> Self {
@@ -62,7 +70,7 @@ impl Place {
             epoch: v1::Epoch { incarnation: 1, index: 42 },
             start,
             size: None,
-            kill_grace: Duration::from_millis(300),
+            kill_grace: self.kill_grace,
             fence: self.fence,
             lease: self.lease,
         }

@@ -7,13 +7,16 @@ use stratavore_agent::shim::fence::descend::{Stat, all};
 
 use crate::support::{Place, end, shell, until};
 
-/// The zygote of a place: it has the place's directory in its command line.
+/// The zygote of a place: a child of this process with the place's directory in its command line. A fork of it looks
+/// the same until it has read its order.
 fn zygote(place: &Place) -> Option<i32> {
     let root = place.path().to_string_lossy().into_owned();
     all().into_iter().find(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
-        line.starts_with("stratavore-agent\0zygote\0") && line.contains(&root)
+        let mine =
+            || Stat::read(*pid).is_some_and(|stat| u32::try_from(stat.parent) == Ok(std::process::id()));
+        line.starts_with("stratavore-agent\0zygote\0") && line.contains(&root) && mine()
     })
 }
 
@@ -70,6 +73,7 @@ async fn p11_a_runner_outlives_its_zygote_and_stays_fenced() {
 async fn a_dead_zygote_is_replaced_and_a_missing_one_is_done_without() {
     let place = Place::new();
     place.launcher.warm_up().await;
+    until("there is a zygote", || zygote(&place).is_some()).await;
     let first = zygote(&place).expect("a zygote");
     kill(first);
     until("the zygote is gone", || !lives(first)).await;
@@ -91,6 +95,7 @@ async fn a_dead_zygote_is_replaced_and_a_missing_one_is_done_without() {
 async fn the_zygote_ends_with_its_agent() {
     let place = Place::new();
     place.launcher.warm_up().await;
+    until("there is a zygote", || zygote(&place).is_some()).await;
     let zygote = zygote(&place).expect("a zygote");
     let begun = Instant::now();
     drop(place);

@@ -1,6 +1,6 @@
 //! Runners: what was asked for, what is known, and what a host needs to start one.
 
-use stratavore_model::query::{self, RunnerFilter};
+use stratavore_model::query::RunnerFilter;
 use stratavore_model::runner::{
     Exit, OnDisconnect, RestartPolicy, RunnerRecord, RunnerSpec, RunnerState, ShownState,
 };
@@ -33,7 +33,7 @@ pub(crate) fn to_proto(record: &RunnerRecord, state: &State) -> v1::Runner {
         state_under_lost: if shown == ShownState::Lost { stored_state(record.state) as i32 } else { 0 },
         fence_weak: record.fence == stratavore_model::host::Fence::Weak,
         fence: record.fence.as_str().to_owned(),
-        on_disconnect: on_disconnect(policy(record, state)) as i32,
+        on_disconnect: on_disconnect(policy(record)) as i32,
         hold_ms: hold_ms(record, state),
     }
 }
@@ -45,9 +45,10 @@ fn hold_ms(record: &RunnerRecord, state: &State) -> u64 {
     fixed.unwrap_or_else(default)
 }
 
-/// What holds: of one that is placed what its host can do, before that what was asked for.
-fn policy(record: &RunnerRecord, state: &State) -> OnDisconnect {
-    if record.host.is_some() { query::effective_policy(state, record) } else { record.spec.on_disconnect }
+/// Of one that is placed what its host can hold to (P11), before that what was asked for. What only passes, a first
+/// start (P10) or a host that is still alone (P13), is not shown.
+const fn policy(record: &RunnerRecord) -> OnDisconnect {
+    if record.host.is_some() { record.on_disconnect } else { record.spec.on_disconnect }
 }
 
 const fn on_disconnect(policy: OnDisconnect) -> v1::OnDisconnect {
