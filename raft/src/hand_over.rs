@@ -56,7 +56,9 @@ async fn p24_a_node_that_may_not_lead_is_handed_nothing_and_does_not_campaign() 
     propose(nodes[&1].handle(), 50..55).await;
     assert_eq!(nodes[&1].handle().transfer_leadership(None).await.unwrap(), NodeId(3));
 
-    // The same in an election: only node 1 is left as a candidate.
+    // The same in an election: only node 1 is left as a candidate, which it can be with all that is committed only.
+    let last = propose(nodes[&3].handle(), 55..60).await;
+    agree(&nodes[&1], &nodes[&2], last).await;
     nodes.get_mut(&3).unwrap().stop().await;
     let mut leadership = nodes[&2].handle().leadership();
     let elected = leadership.wait_for(|now| now.leader == Some(NodeId(1)));
