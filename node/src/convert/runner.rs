@@ -47,7 +47,7 @@ fn hold_ms(record: &RunnerRecord, state: &State) -> u64 {
 
 /// Of one that is placed what its host can hold to (P11), before that what was asked for. What only passes, a first
 /// start (P10) or a host that is still alone (P13), is not shown.
-const fn policy(record: &RunnerRecord) -> OnDisconnect {
+fn policy(record: &RunnerRecord) -> OnDisconnect {
     if record.host.is_some() { record.on_disconnect } else { record.spec.on_disconnect }
 }
 
