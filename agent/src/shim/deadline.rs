@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -36,7 +36,8 @@ pub(super) struct Deadline {
     grace_ms: u64,
     timer: KillTimer,
     /// Tells an agent that finds the shim dead what killed it. Nothing is decided by it.
-    file: File,
+    path: PathBuf,
+    file: Option<File>,
     /// The tree is gone: nothing is left to be killed.
     over: bool,
     began: bool,
@@ -47,15 +48,32 @@ impl Deadline {
     /// Armed before the command is forked (P10).
     ///
     /// # Errors
-    /// Without a timer of the kernel no deadline can be promised; without a file, no reason named.
+    /// Without a timer of the kernel no deadline can be promised.
     pub(super) fn arm(lease: wire::Lease, grace_ms: u64, dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path(dir))?;
-        let timer = KillTimer::create()?;
-        let mut deadline = Self { lease, grace_ms, timer, file, over: false, began: false, forced: false };
+        let (timer, path) = (KillTimer::create()?, path(dir));
+        let deadline =
+            Self { lease, grace_ms, timer, path, file: None, over: false, began: false, forced: false };
         // Armed with a time that has passed, the kernel's timer would end this process without a word.
         deadline.check()?;
-        deadline.store()?;
+        deadline.set_timer()?;
         Ok(deadline)
+    }
+
+    fn set_timer(&self) -> io::Result<()> {
+        self.timer.set((self.lease.deadline_ns != 0).then_some(self.lease.deadline_ns))
+    }
+
+    /// Writes it down for whoever finds this process dead. Not on the way to the command's first instruction: a new file
+    /// waits for whatever the file system is committing, up to milliseconds.
+    pub(super) fn note(&mut self) {
+        if self.file.is_none() && self.lease.deadline_ns != 0 {
+            let new = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&self.path);
+            self.file = new.ok();
+        }
+        if let Some(file) = &self.file {
+            // A full disk hides the reason, nothing else.
+            drop(file.write_all_at(format!("{:<31}\n", self.lease.deadline_ns).as_bytes(), 0));
+        }
     }
 
     pub(super) const fn lease(&self) -> wire::Lease {
@@ -69,13 +87,8 @@ impl Deadline {
             return Ok(());
         }
         self.lease.deadline_ns = to.deadline_ns;
-        self.store()
-    }
-
-    fn store(&mut self) -> io::Result<()> {
-        self.timer.set((self.lease.deadline_ns != 0).then_some(self.lease.deadline_ns))?;
-        // A full disk hides the reason, nothing else.
-        drop(self.file.write_all_at(format!("{:<31}\n", self.lease.deadline_ns).as_bytes(), 0));
+        self.set_timer()?;
+        self.note();
         Ok(())
     }
 
@@ -158,7 +171,7 @@ pub(crate) fn has_passed(dir: &Path) -> bool {
     text.parse::<u64>().is_ok_and(|deadline_ns| deadline_ns != 0 && deadline_ns <= now_ns())
 }
 
-fn path(dir: &Path) -> std::path::PathBuf {
+fn path(dir: &Path) -> PathBuf {
     dir.join("deadline")
 }
 

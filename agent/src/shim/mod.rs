@@ -189,7 +189,7 @@ fn shim(mut order: Order, dir: &Path, fence: Fence, lock: File, lifeline: Option
         fence.remove();
         remove_socket(&order);
     }
-    let Prepared { reserved, log, listener, deadline } = prepared?;
+    let Prepared { reserved, log, listener, mut deadline } = prepared?;
     let (log_dir, size) = (log::dir(dir), size(&order));
     let mut state = State::starting(order.runner.clone(), order.epoch, order.boot_id.clone());
     let mut started = launch(&order, dir, &fence, size, &oom_score_adj, &deadline);
@@ -208,6 +208,7 @@ fn shim(mut order: Order, dir: &Path, fence: Fence, lock: File, lifeline: Option
     };
     state.running(&identity, program.command);
     say(&Readiness { record: Some(state.record().clone()), ..Default::default() });
+    deadline.note();
     fork::silence_stdio()?;
     let screen = order.tty.then(|| Screen::new(size));
     let kill_grace_ms = order.kill_grace_ms;

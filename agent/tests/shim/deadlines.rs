@@ -100,7 +100,10 @@ async fn p11_a_frozen_tree_is_thawed_and_ended() {
         return;
     }
     let place = leased(FencePreference::Cgroup, now() + NEAR);
-    let client = place.start(shell("trap 'exit 9' INT TERM; while :; do sleep 0.1; done", false)).await;
+    let ready = place.path().join("ready");
+    let script = format!("trap 'exit 9' INT TERM; : > {}; while :; do sleep 0.1; done", ready.display());
+    let client = place.start(shell(&script, false)).await;
+    until("the shell listens", || ready.exists()).await;
     let freeze = place.identity().cgroup.join("cgroup.freeze");
     if std::fs::write(&freeze, "1").is_err() {
         eprintln!("skipped: {} cannot be written", freeze.display());
