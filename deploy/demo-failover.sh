@@ -41,7 +41,7 @@ within() {
 is_state() { [ "$(runner "$1" | field state)" = "$2" ]; }
 # Lines "n K" count up by one from 0 without a gap.
 whole() { tr -d '\r' <"$1" | awk '/^n [0-9]+$/ { if ($2 != seen) { exit 1 } seen++ } END { exit seen < 1 }'; }
-grown() { [ "$(wc -l <"$1")" -gt "$2" ]; }
+grown() { [ -e "$1" ] && [ "$(wc -l <"$1")" -gt "$2" ]; }
 
 say "A cluster: three nodes, two hosts, on this machine"
 "$stratavore" up --nodes 3 --agents 2 2>&1 | sed 's/^/  /'
