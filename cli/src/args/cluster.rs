@@ -45,7 +45,7 @@ pub(crate) enum ClusterCommand {
         #[arg(value_name = "NODE", add = complete::nodes())]
         node: Option<u64>,
     },
-    /// Save everything into a file: a backup for `stratavored restore`. It holds the cluster's signing key.
+    /// Save everything into a file: a backup. It holds the cluster's signing key.
     Snapshot {
         /// The file to make; what exists is not overwritten.
         #[arg(value_name = "FILE")]
