@@ -430,7 +430,7 @@ fn every_kind_of_event_comes_back() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_refused_not_skipped() {
+fn p22_what_a_newer_version_wrote_is_refused_not_skipped() {
     // Field 900 of a row, set by nobody yet.
     assert_eq!(decode_row(&[0xa2, 0x38, 0x00]), Err(RecordError::Unknown("table")));
     let mut stored = super::Stored::store(&runner_row());
