@@ -403,6 +403,7 @@ impl Parts {
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
             channels: self.channels.clone(),
+            issuer: self.issuer.clone(),
             quarantine: self.quarantine.clone(),
             started: self.started,
             data_dir: data_dir.to_path_buf(),

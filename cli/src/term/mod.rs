@@ -2,6 +2,7 @@
 
 pub(crate) mod detach;
 pub(crate) mod input;
+pub(crate) mod pane;
 pub(crate) mod queries;
 pub(crate) mod raw;
 

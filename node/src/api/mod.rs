@@ -2,8 +2,10 @@
 
 pub(crate) mod auth;
 mod backup;
+mod certificate;
 mod cluster;
 mod events;
+mod export;
 mod hand_over;
 mod hosts;
 mod projects;
@@ -29,6 +31,7 @@ use crate::api::status::ApiError;
 use crate::convert::id;
 use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
+use crate::link::certificate::Issuer;
 use crate::link::hub::Hub;
 use crate::peer::channels::Channels;
 use crate::peer::service::Peers;
@@ -64,6 +67,7 @@ pub(crate) struct Api {
     pub(crate) tasks: Tasks,
     /// To the API ports of other nodes.
     pub(crate) channels: Channels,
+    pub(crate) issuer: Issuer,
     /// P24: reads are refused while this node's state is not what it should be.
     pub(crate) quarantine: Quarantine,
     pub(crate) started: Instant,

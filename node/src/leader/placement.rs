@@ -37,12 +37,21 @@ enum Next {
         rest: Duration,
         /// What was applied since before the plan.
         changes: broadcast::Receiver<Arc<AppliedBatch>>,
+        /// The tick, or sooner the next start of a runner that backs off.
+        latest: Duration,
     },
 }
 
 impl Next {
     /// As soon as something is applied.
     const NOW: Self = Self::OnChange { rest: Duration::ZERO };
+}
+
+/// A plan, how long it took, and in how long the next runner of the queue has waited out its back-off.
+struct Planned {
+    plan: Plan,
+    took: Duration,
+    due: Option<Duration>,
 }
 
 /// What placement did, for the metrics.
@@ -125,9 +134,9 @@ impl Placement {
                         pause(rest).await;
                         tokio::time::timeout(TICK, applied.changed()).await.ok();
                     }
-                    Next::OnRelief { rest, mut changes } => {
+                    Next::OnRelief { rest, mut changes, latest } => {
                         pause(rest).await;
-                        tokio::time::timeout(TICK, self.relief(&mut changes)).await.ok();
+                        tokio::time::timeout(latest, self.relief(&mut changes)).await.ok();
                     }
                 }
             };
@@ -141,9 +150,10 @@ impl Placement {
     /// One plan and its proposal.
     async fn round(&self) -> Next {
         let changes = self.term.raft.changes();
-        let Some((plan, took)) = self.plan() else { return Next::NOW };
+        let Some(Planned { plan, took, due }) = self.plan() else { return Next::NOW };
         if plan.assign.is_empty() {
-            return Next::OnRelief { rest: (took * REST_FACTOR).min(REST_MAX), changes };
+            let rest = (took * REST_FACTOR).min(REST_MAX);
+            return Next::OnRelief { rest, changes, latest: due.unwrap_or(TICK).min(TICK) };
         }
         let more = plan.more;
         let placements = plan.assign.into_iter().map(|(runner, host)| Placed { runner, host }).collect();
@@ -175,16 +185,19 @@ impl Placement {
         }
     }
 
-    /// A plan and how long it took; `None` when nothing is queued.
-    fn plan(&self) -> Option<(Plan, Duration)> {
+    /// A plan; `None` when nothing is queued.
+    fn plan(&self) -> Option<Planned> {
         let started = Instant::now();
         let now = id::now();
-        let plan = self.term.raft.read(|state| {
-            (state.queue().len() > 0).then(|| stratavore_scheduler::plan(&View::of(state), now))
+        let (plan, due) = self.term.raft.read(|state| {
+            // The entry that follows will be applied at no earlier state time.
+            let now = now.max(state.now());
+            let due = state.backing_off(now).next().map(|(at, _)| Duration::from_millis(at.since(now)));
+            (state.queue().len() > 0).then(|| (stratavore_scheduler::plan(&View::of(state), now), due))
         })?;
         let took = started.elapsed();
         self.counters.round(took);
-        Some((plan, took))
+        Some(Planned { plan, took, due })
     }
 }
 
