@@ -127,6 +127,8 @@ fn always_restarts_success_until_it_is_killed() {
         r["state"] == "running" && r["restart_attempts"].as_u64() >= Some(2)
     });
     assert_eq!(runs["restart_limit"], Value::Null, "{runs}");
+    // A script that is killed while it holds its lock leaves it behind.
+    eventually_true("the lock to be free", SOON, || !farm.path("starts.lock").exists());
     farm.cli(&["kill", &runner]).ok();
     fs::remove_file(&stay).unwrap();
     let over = farm.runner(&runner);

@@ -7,9 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use stratavore_proto::v1::WindowSize;
 
+use super::graphics::Graphics;
+
 /// The screen and where we look at it.
 pub(crate) struct Pane {
     parser: vt100::Parser,
+    graphics: Graphics,
     size: (u16, u16),
     top: u16,
     left: u16,
@@ -39,12 +42,13 @@ impl Pane {
     /// A blank screen.
     pub(crate) fn new(screen: &WindowSize) -> Self {
         let size = (side(screen.rows), side(screen.cols));
-        Self { parser: emulator(size), size, top: 0, left: 0 }
+        Self { parser: emulator(size), graphics: Graphics::default(), size, top: 0, left: 0 }
     }
 
     /// Takes a runner's output. An emulator that fails on it is replaced by a blank one.
     pub(crate) fn feed(&mut self, output: &[u8]) {
-        if catch_unwind(AssertUnwindSafe(|| self.parser.process(output))).is_err() {
+        let output = self.graphics.translate(output);
+        if catch_unwind(AssertUnwindSafe(|| self.parser.process(&output))).is_err() {
             self.parser = emulator(self.size);
         }
     }

@@ -163,7 +163,7 @@ fn dash(text: &str) -> Cell {
 fn why(runner: &v1::Runner) -> String {
     let again = runner.restart_attempts > 0;
     match &runner.exit {
-        Some(exit) if runner.reason == RESTART_LIMIT => {
+        Some(exit) if gave_up(runner) => {
             format!("{} after {} restarts", exit_text(exit), runner.restart_limit)
         }
         Some(exit) => exit_text(exit),
@@ -177,6 +177,11 @@ fn why(runner: &v1::Runner) -> String {
 
 /// The reason of one whose policy has given up.
 const RESTART_LIMIT: &str = "restart_limit";
+
+/// Whether its policy has restarted it too often in a row.
+pub(crate) fn gave_up(runner: &v1::Runner) -> bool {
+    is_ended(runner) && runner.reason == RESTART_LIMIT
+}
 
 /// `restart 2 of 3`.
 fn count_text(runner: &v1::Runner) -> String {

@@ -113,6 +113,10 @@ async fn session(app: &App, wish: Wish, detach_keys: Option<&str>) -> Result<Exi
                 if !again::waits(&waiting) {
                     return Err(failure);
                 }
+                // It was quicker than we: what it wrote is in its log.
+                if waiting.last_start.is_some() {
+                    logs::print_all(app, &waiting.id).await?;
+                }
                 (Over { exit: Exit::default(), runner: waiting }, None)
             }
             Err(failure) => return Err(failure),
@@ -140,7 +144,17 @@ async fn session(app: &App, wish: Wish, detach_keys: Option<&str>) -> Result<Exi
             return conclude(&name, &end.exit);
         }
         match again::after(app, &end.runner.id, epoch).await? {
-            After::Over(runner) => return conclude(&name, &runner.exit.unwrap_or(end.exit)),
+            After::Over(runner) => {
+                if runner.epoch.is_some() && runner.epoch != epoch {
+                    logs::print_all(app, &runner.id).await?;
+                }
+                let gave_up = view::runner::gave_up(&runner);
+                let code = conclude(&name, &runner.exit.unwrap_or(end.exit))?;
+                if gave_up {
+                    view::tell(&format!("its policy has given up; next: stratavore restart {name}"));
+                }
+                return Ok(code);
+            }
             After::Started(_) => greet = false,
         }
     }
