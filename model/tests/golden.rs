@@ -18,3 +18,10 @@ fn p22_the_history_of_version_2_gives_its_digest() {
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "1a8573f3a92dbfeb918dd57e14c5db3f93f88db27f9467ef91f16815a562decc");
 }
+
+#[test]
+fn p22_the_history_of_version_3_gives_its_digest() {
+    let digest = story::version_3().state.digest();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "ad0593a53e1e364ad966ec453d19a56a559f0ac9ab334510c6c4a6bafa7fa7f1");
+}

@@ -422,6 +422,7 @@ impl Parts {
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
             channels: self.channels.clone(),
+            issuer: self.issuer.clone(),
             quarantine: self.quarantine.clone(),
             clock: self.clock.clone(),
             started: self.started,

@@ -84,7 +84,6 @@ pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) launcher: Launcher,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) kill_grace: Duration,
     /// Asks the link for another node.
     pub(crate) move_on: mpsc::Sender<Move>,
 }
@@ -134,7 +133,6 @@ impl Shell {
             launcher: parts.launcher,
             registry: parts.registry,
             inputs: sender.clone(),
-            kill_grace: parts.kill_grace,
             deadlines: deadlines::Deadlines::default(),
         };
         let shell = Self {

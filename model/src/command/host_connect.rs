@@ -239,6 +239,7 @@ fn adopt_newer(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         ended_at: None,
         settled: true,
         reason: String::new(),
+        retry: runner.retry.clone().map(|retry| retry.placed(tx.now())),
         ..runner.clone()
     };
     tx.runner_event(EventKind::RunnerRecovered, &runner, "listed by its host");
@@ -298,6 +299,7 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         stop_request_id: None,
         restarts: 0,
         settled: true,
+        retry: None,
     };
     tx.runner_event(EventKind::SystemAlert, &runner, "a host has a runner that the cluster does not know");
     tx.put_runner(runner);

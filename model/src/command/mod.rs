@@ -114,10 +114,13 @@ pub enum Command {
 }
 
 /// P22: the newest cluster version that this program applies.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// The cluster version of fences, replacement and membership.
 pub const FENCES_SINCE: u32 = 2;
+
+/// The cluster version of restart policies.
+pub const RESTARTS_SINCE: u32 = 3;
 
 /// Entries of a batch: answers and rows of one entry stay within what one write batch carries comfortably.
 pub const BATCH_MAX: usize = 1024;

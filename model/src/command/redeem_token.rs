@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(refused(&|r| r.secret_sha256 = [0; 32]), Code::TokenUnknown);
         assert_eq!(refused(&|r| r.token = "0000000000".parse().unwrap()), Code::TokenUnknown);
         let (addresses, version) = (NodeAddresses::default(), String::new());
-        let node = Joiner::Node { addresses, version, max_version: 2 };
+        let node = Joiner::Node { addresses, version, max_version: crate::COMMAND_VERSION };
         assert_eq!(refused(&|r| r.joiner = node.clone()), Code::TokenRole);
         assert_eq!(refused(&|r| r.spki = [1; 32]), Code::IdTaken);
         lab.pass(TTL_MS_DEFAULT);
@@ -351,7 +351,7 @@ mod tests {
         let join = |lab: &mut Lab, raft: &str| {
             let token = lab.token(Role::Node);
             let addresses = NodeAddresses { raft: raft.into(), ..NodeAddresses::default() };
-            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: 2 };
+            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: crate::COMMAND_VERSION };
             let redeem = lab.redeem_command(token, joiner);
             lab.as_node(Command::RedeemToken(redeem))
         };
@@ -361,7 +361,7 @@ mod tests {
                 node: NodeId(1),
                 addresses,
                 version: String::new(),
-                max_version: 2,
+                max_version: crate::COMMAND_VERSION,
             };
             lab.as_node(Command::SetNodeAddress(set))
         };
@@ -388,7 +388,7 @@ mod tests {
         for expected in ["2", "3"] {
             let token = lab.token(Role::Node);
             let addresses = NodeAddresses::default();
-            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: 2 };
+            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: crate::COMMAND_VERSION };
             let redeem = lab.redeem_command(token, joiner);
             let reply = lab.as_node(Command::RedeemToken(redeem)).unwrap();
             assert!(matches!(reply, Reply::Redeemed { name, .. } if name == expected));

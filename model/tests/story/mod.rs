@@ -7,14 +7,17 @@ use stratavore_model::command::{
     RaiseIncarnation, RegisterKey, RemoveNode, ResetClock, RevokeToken, SetNodeAddress, Trim,
 };
 use stratavore_model::{
-    Actor, COMMAND_VERSION, Command, Entry, HostId, NodeAddresses, NodeId, OnDisconnect, Role, RunnerState,
+    Actor, Command, Entry, HostId, NodeAddresses, NodeId, OnDisconnect, RestartPolicy, Role, RunnerState,
 };
 
-use super::lab::{HOLD_WAITED, LEASE_WAITED, Lab, admin, founded_at};
+use super::lab::{HOLD_WAITED, LEASE_WAITED, Lab, admin, founded};
+
+/// The newest version that the programs of that history knew.
+const KNOWN: u32 = 2;
 
 /// From a cluster of version 1 to one that has seen everything of version 2.
 pub(crate) fn version_2() -> Lab {
-    let mut lab = founded_at(1);
+    let mut lab = founded(1, KNOWN);
     one_node(&mut lab);
     members(&mut lab);
     fences(&mut lab);
@@ -60,7 +63,7 @@ fn node_at(raft: &str) -> NodeAddresses {
 }
 
 fn members(lab: &mut Lab) {
-    let (version, max_version) = (String::from("0.2.0"), COMMAND_VERSION);
+    let (version, max_version) = (String::from("0.2.0"), KNOWN);
     let set = SetNodeAddress { node: NodeId(1), addresses: node_at("10.0.0.1:1"), version, max_version };
     lab.as_node(Command::SetNodeAddress(set)).unwrap();
     for (raft, max_version) in [("10.0.0.2:1", 1), ("127.0.0.1:1", 2), ("10.0.0.3:1", 2)] {
@@ -138,4 +141,24 @@ fn recovery(lab: &mut Lab) {
     let to = lab.state.now().minus(1000);
     lab.now = to;
     lab.apply(Actor::User("alice".parse().unwrap()), None, Command::ResetClock(ResetClock { to }));
+}
+
+/// From a cluster of version 2 to one that has seen everything that came with version 3.
+pub(crate) fn version_3() -> Lab {
+    let mut lab = founded(2, 3);
+    let host = lab.host("a", 9);
+    lab.create_project("web", 5).unwrap();
+    lab.launch_policy(RestartPolicy::Always).unwrap_err();
+    lab.user(Command::Finalize(Finalize { version: 3 })).unwrap();
+    lab.launch_policy(RestartPolicy::Never).unwrap();
+    for policy in [RestartPolicy::OnFailure, RestartPolicy::Always] {
+        let runner = lab.launch_policy(policy).unwrap();
+        for wait in [1000, 2000, 4000, 0] {
+            let epoch = lab.assign(runner, host).unwrap();
+            lab.report(host, vec![lab.observed(runner, epoch, 1, RunnerState::Failed)]).unwrap();
+            lab.pass(wait);
+        }
+        lab.restart(runner).unwrap();
+    }
+    lab
 }

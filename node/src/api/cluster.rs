@@ -10,8 +10,9 @@ use stratavore_model::{
 use stratavore_proto::v1;
 use stratavore_proto::v1::cluster_service_server::ClusterService;
 use stratavore_proto::v1::{
-    FinalizeRequest, FinalizeResponse, GetStatusRequest, GetStatusResponse, HandOverRequest,
-    HandOverResponse, RemoveNodeRequest, RemoveNodeResponse, ResetClockRequest, ResetClockResponse,
+    ExportStateRequest, ExportStateResponse, FinalizeRequest, FinalizeResponse, GetStatusRequest,
+    GetStatusResponse, HandOverRequest, HandOverResponse, RemoveNodeRequest, RemoveNodeResponse,
+    RenewCertificateRequest, RenewCertificateResponse, ResetClockRequest, ResetClockResponse,
     SaveSnapshotRequest, SaveSnapshotResponse, SetMaintenanceRequest, SetMaintenanceResponse,
     TransferLeaderRequest, TransferLeaderResponse,
 };
@@ -28,6 +29,15 @@ use crate::convert::id;
 #[tonic::async_trait]
 impl ClusterService for Api {
     type SaveSnapshotStream = ReceiverStream<Result<SaveSnapshotResponse, Status>>;
+    type ExportStateStream = ReceiverStream<Result<ExportStateResponse, Status>>;
+
+    async fn export_state(
+        &self,
+        request: Request<ExportStateRequest>,
+    ) -> Result<Response<Self::ExportStateStream>, Status> {
+        auth::require::<Administer>(request.extensions())?;
+        Ok(Response::new(self.export(request.into_inner().at).await?))
+    }
 
     async fn save_snapshot(
         &self,
@@ -36,6 +46,15 @@ impl ClusterService for Api {
         auth::require::<Administer>(request.extensions())?;
         self.serves()?;
         Ok(Response::new(self.backup()))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let who = auth::require::<Read>(request.extensions())?;
+        let renewed = self.renew_user(who.actor(), who.spki(), &request.into_inner().csr_der).await;
+        Ok(Response::new(renewed?))
     }
 
     async fn get_status(

@@ -269,6 +269,12 @@ fn runner_row() -> model::RunnerRecord {
         settled: true,
         on_disconnect: model::OnDisconnect::Stop,
         hold_ms: 12,
+        retry: Some(model::Retry {
+            attempts: 13,
+            not_before: Millis(14),
+            placed_at: Millis(15),
+            last: Some(model::LastStart { epoch: EPOCH, host: host(), exit: Arc::new(exit()) }),
+        }),
     }
 }
 
@@ -397,6 +403,7 @@ fn every_row_comes_back() {
         want: model::Want::Run,
         lost: None,
         exit: None,
+        retry: None,
         ..runner_row()
     }));
     rows.extend(states.map(token_row));
