@@ -4,5 +4,6 @@ mod arguments;
 mod capacity;
 mod frames;
 mod full_disk;
+mod restore;
 mod start_up;
 mod stored_data;

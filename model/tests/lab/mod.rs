@@ -55,8 +55,13 @@ pub(crate) fn init() -> Command {
 
 /// A cluster of an older version, on a program that knows the newest.
 pub(crate) fn founded_at(version: u32) -> Lab {
+    founded_by(version, COMMAND_VERSION)
+}
+
+/// The same, on a program that knows versions up to `max_version`.
+pub(crate) fn founded_by(version: u32, max_version: u32) -> Lab {
     let Command::InitCluster(mut init) = init() else { panic!("not the first command") };
-    init.version = version;
+    (init.version, init.node_max_version) = (version, max_version);
     let mut lab = Lab::empty();
     lab.system(Command::InitCluster(init)).unwrap();
     lab
