@@ -32,6 +32,7 @@ mod stop;
 mod streams;
 pub mod supervisor;
 mod systemd;
+mod trust;
 
 pub use config::{AgentConfig, AgentSection};
 pub use failure::exit;

@@ -161,7 +161,7 @@ impl HostConnect {
 const FEATURES_MAX: usize = 64;
 
 /// Project in which runners show up that a host has and the cluster does not know.
-const ORPHANED: &str = "orphaned";
+pub(super) const ORPHANED: &str = "orphaned";
 
 /// P3: the host is ready from this entry on. What a lease starts with is P13: the only host's is unbounded; one that
 /// comes back after a fence kept its deadlines; of one that was forgotten in a recovery nothing is known; a fresh boot
