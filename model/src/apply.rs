@@ -168,6 +168,7 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::LeaseBounded(_)
         | Command::ConfirmReboot(_)
         | Command::ForgoList(_)
+        | Command::CutKeys(_)
         | Command::Trim(_) => *actor == Actor::System,
         Command::Report(report) => *actor == Actor::Host(report.host),
         Command::HostConnect(connect) => *actor == Actor::Host(connect.host),
@@ -191,6 +192,8 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::DrainHost(_)
         | Command::RemoveNode(_)
         | Command::Finalize(_)
+        | Command::ReserveNode(_)
+        | Command::AdoptRunner(_)
         | Command::ResetClock(_) => matches!(actor, Actor::User(_) | Actor::System),
         // A node asks for it by itself before a planned stop of the last ones (P13).
         Command::SetMaintenance(_) => !matches!(actor, Actor::Host(_)),
@@ -279,6 +282,9 @@ fn dispatch(tx: &mut Tx<'_>, command: &Command) -> Verdict {
         Command::RemoveNode(command) => command.apply(tx),
         Command::Finalize(command) => command.apply(tx),
         Command::SetMaintenance(command) => command.apply(tx),
+        Command::ReserveNode(command) => command.apply(tx),
+        Command::CutKeys(command) => command.apply(tx),
+        Command::AdoptRunner(command) => command.apply(tx),
         // `may` lets none through; its entries are applied one by one.
         Command::Batch(_) => Err(Rejected::new(Code::NotAllowed, "a batch holds no batch", "")),
     }

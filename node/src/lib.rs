@@ -41,6 +41,8 @@ mod propose;
 mod quarantine;
 mod reachable;
 pub mod recover;
+mod removed_keys;
+pub mod restore;
 pub mod run;
 pub mod server;
 mod storage;

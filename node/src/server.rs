@@ -44,6 +44,7 @@ use crate::peer::dial::{Dialer, Removal};
 use crate::peer::renewals::RenewalRelay;
 use crate::peer::service::Peers;
 use crate::quarantine::{Guard, Quarantine};
+use crate::removed_keys::RemovedKeys;
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
 use crate::trust::Trust;
@@ -195,6 +196,9 @@ impl Server {
         let announce =
             Announce { node: parts.node, addresses: address::advertised(host, ports), raft: raft.clone() };
         groups.loops.spawn(TaskKind::Announce, announce.run(groups.loops.token().clone()));
+        let removed = RemovedKeys::open(parts.raft.clone(), data_dir.path())
+            .map_err(|error| Failure::generic("cannot read the list of removed keys", &error))?;
+        groups.loops.spawn(TaskKind::RemovedKeys, removed.run(groups.loops.token().clone()));
         let own = OwnCertificate {
             node: parts.node,
             advertised: host.to_owned(),
@@ -422,6 +426,7 @@ impl Parts {
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
             channels: self.channels.clone(),
+            issuer: self.issuer.clone(),
             quarantine: self.quarantine.clone(),
             clock: self.clock.clone(),
             started: self.started,

@@ -53,6 +53,8 @@ pub(crate) enum TaskKind {
     Http,
     /// Keeps this node's own certificate fresh.
     Certificate,
+    /// Writes down which keys were removed.
+    RemovedKeys,
     /// One subscription of an API client.
     Subscription,
 }
@@ -89,6 +91,7 @@ impl TaskKind {
             Self::Announce => ("announce", OnError::Log),
             Self::Http => ("http", OnError::Fatal),
             Self::Certificate => ("certificate", OnError::Log),
+            Self::RemovedKeys => ("removed keys", OnError::Log),
             Self::Subscription => ("subscription", OnError::Log),
         }
     }

@@ -130,7 +130,7 @@ fn params(node: u64) -> RestoreParams {
 }
 
 async fn backup_of(node: &Node, path: &Path) -> BackupHeader {
-    node.handle().snapshot_to_file(path).await.unwrap()
+    node.handle().snapshot_to_file(path, None).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,9 +149,9 @@ async fn p1_a_backup_restores_everything_under_a_raised_incarnation() {
     assert!(backup_of(&nodes[&1], &file).await.index > header.index, "an older one is replaced");
 
     let target = dir.path().join("restored");
-    let restored = restore_from_file(&file, &target, params(7)).await.unwrap();
+    let (restored, ()) = restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap();
     assert_eq!(restored.incarnation, 2);
-    let again = restore_from_file(&file, &target, params(7)).await.unwrap_err();
+    let again = restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap_err();
     assert!(matches!(again, BackupError::Open(OpenError::AlreadyInitialized { .. })), "{again}");
 
     let open_params = OpenParams {
@@ -185,7 +185,7 @@ async fn a_damaged_or_foreign_backup_is_refused_and_leaves_nothing() {
 
     let mut foreign = params(7);
     foreign.cluster_id = Some("fedcba9876543210".parse().unwrap());
-    let other = restore_from_file(&file, &target, foreign).await.unwrap_err();
+    let other = restore_from_file(&file, &target, |_, _| Ok((foreign, ()))).await.unwrap_err();
     assert!(matches!(other, BackupError::OtherCluster { .. }), "{other}");
 
     let mut flipped = whole.clone();
@@ -193,11 +193,11 @@ async fn a_damaged_or_foreign_backup_is_refused_and_leaves_nothing() {
     flipped[middle] ^= 1;
     for broken in [&whole[..whole.len() - 1], &whole[..30], &flipped, b"something else entirely"] {
         fs::write(&file, broken).unwrap();
-        let refused = restore_from_file(&file, &target, params(7)).await.unwrap_err();
+        let refused = restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap_err();
         assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
         let left = fs::read_dir(&target).map_or(0, Iterator::count);
         assert_eq!(left, 0, "a refused restore leaves nothing behind");
     }
     fs::write(&file, &whole).unwrap();
-    restore_from_file(&file, &target, params(7)).await.unwrap();
+    restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap();
 }

@@ -65,7 +65,7 @@ mod reopen;
 #[cfg(test)]
 mod three_nodes;
 
-pub use backup::BackupHeader;
+pub use backup::{BackupHeader, ReservedNode};
 pub use bootstrap::{BootstrapParams, bootstrap, prepare_learner};
 pub use core::Stamp;
 pub use digests::DigestReport;

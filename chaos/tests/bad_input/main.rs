@@ -5,5 +5,6 @@ mod capacity;
 mod frames;
 mod full_disk;
 mod nodes;
+mod restore;
 mod start_up;
 mod stored_data;

@@ -161,7 +161,7 @@ impl HostConnect {
 const FEATURES_MAX: usize = 64;
 
 /// Project in which runners show up that a host has and the cluster does not know.
-const ORPHANED: &str = "orphaned";
+pub(super) const ORPHANED: &str = "orphaned";
 
 /// P3: the host is ready from this entry on. What a lease starts with is P13: the only host's is unbounded; one that
 /// comes back after a fence kept its deadlines; of one that was forgotten in a recovery nothing is known; a fresh boot
@@ -239,6 +239,7 @@ fn adopt_newer(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         ended_at: None,
         settled: true,
         reason: String::new(),
+        retry: runner.retry.clone().map(|retry| retry.placed(tx.now())),
         ..runner.clone()
     };
     tx.runner_event(EventKind::RunnerRecovered, &runner, "listed by its host");
@@ -298,6 +299,7 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         stop_request_id: None,
         restarts: 0,
         settled: true,
+        retry: None,
     };
     tx.runner_event(EventKind::SystemAlert, &runner, "a host has a runner that the cluster does not know");
     tx.put_runner(runner);

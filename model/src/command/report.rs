@@ -6,7 +6,7 @@ use crate::command::{Success, Verdict};
 use crate::event::EventKind;
 use crate::host::{Fence, HostRecord, HostState};
 use crate::id::{Epoch, HostId, RunnerId};
-use crate::lifecycle::{End, HOST_REBOOTED, end, end_by_reboot, recover};
+use crate::lifecycle::{End, HOST_REBOOTED, end_as_reported, end_by_reboot, recover, settled_late};
 use crate::limits::bounded;
 use crate::reply::{Code, ObservedKey, Rejected, Reply};
 use crate::runner::{Exit, RunnerRecord, RunnerState};
@@ -143,7 +143,7 @@ fn settle(tx: &mut Tx<'_>, runner: RunnerRecord, observation: &Observation) {
     if !runner.settled && observation.state.is_ended() && clean && observation.rev >= runner.rev {
         let exit = observation.exit.as_ref().map(|exit| Arc::new(bounded_exit(exit)));
         let exit = exit.or_else(|| runner.exit.clone());
-        tx.put_runner(RunnerRecord { settled: true, exit, rev: observation.rev, ..runner });
+        settled_late(tx, RunnerRecord { settled: true, exit, rev: observation.rev, ..runner });
     }
 }
 
@@ -172,7 +172,7 @@ fn advance(tx: &mut Tx<'_>, mut runner: RunnerRecord, observation: &Observation)
             Some(exit) if reason.is_empty() => exit.reason.clone(),
             _ => reason,
         };
-        return end(tx, runner, End { state: to, exit, reason, settled: true });
+        return end_as_reported(tx, runner, End { state: to, exit, reason, settled: true });
     }
     runner.state = to;
     runner.reason = reason;

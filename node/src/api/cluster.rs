@@ -10,8 +10,9 @@ use stratavore_model::{
 use stratavore_proto::v1;
 use stratavore_proto::v1::cluster_service_server::ClusterService;
 use stratavore_proto::v1::{
-    FinalizeRequest, FinalizeResponse, GetStatusRequest, GetStatusResponse, HandOverRequest,
-    HandOverResponse, RemoveNodeRequest, RemoveNodeResponse, ResetClockRequest, ResetClockResponse,
+    ExportStateRequest, ExportStateResponse, FinalizeRequest, FinalizeResponse, GetStatusRequest,
+    GetStatusResponse, HandOverRequest, HandOverResponse, RemoveNodeRequest, RemoveNodeResponse,
+    RenewCertificateRequest, RenewCertificateResponse, ResetClockRequest, ResetClockResponse,
     SaveSnapshotRequest, SaveSnapshotResponse, SetMaintenanceRequest, SetMaintenanceResponse,
     TransferLeaderRequest, TransferLeaderResponse,
 };
@@ -28,14 +29,32 @@ use crate::convert::id;
 #[tonic::async_trait]
 impl ClusterService for Api {
     type SaveSnapshotStream = ReceiverStream<Result<SaveSnapshotResponse, Status>>;
+    type ExportStateStream = ReceiverStream<Result<ExportStateResponse, Status>>;
+
+    async fn export_state(
+        &self,
+        request: Request<ExportStateRequest>,
+    ) -> Result<Response<Self::ExportStateStream>, Status> {
+        auth::require::<Administer>(request.extensions())?;
+        Ok(Response::new(self.export(request.into_inner().at).await?))
+    }
 
     async fn save_snapshot(
         &self,
         request: Request<SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
-        auth::require::<Administer>(request.extensions())?;
+        let who = auth::require::<Administer>(request.extensions())?;
         self.serves()?;
-        Ok(Response::new(self.backup()))
+        Ok(Response::new(self.backup(&who)))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let who = auth::require::<Read>(request.extensions())?;
+        let renewed = self.renew_user(who.actor(), who.spki(), &request.into_inner().csr_der).await;
+        Ok(Response::new(renewed?))
     }
 
     async fn get_status(
@@ -224,7 +243,9 @@ impl Api {
         alarms.extend(self.raft.read(|state| {
             let name = |id: &HostId| state.host(*id).map(|host| host.name.to_string());
             let alarm = |name| format!("host {name}: its disk is full, new runners wait there");
-            full.iter().filter_map(name).map(alarm).collect::<Vec<_>>()
+            let mut found: Vec<_> = full.iter().filter_map(name).map(alarm).collect();
+            found.extend(unlisted(state));
+            found
         }));
         alarms
     }
@@ -247,6 +268,26 @@ fn alarms_of(node: &v1::Node) -> Vec<String> {
         ));
     }
     alarms
+}
+
+/// Hosts named in an alarm; more would not be read.
+const HOSTS_SHOWN: usize = 5;
+
+/// P30: what a recovery waits for.
+fn unlisted(state: &State) -> Option<String> {
+    let missing = state.unlisted_hosts().len();
+    if missing == 0 {
+        return None;
+    }
+    let names = state.unlisted_hosts().take(HOSTS_SHOWN);
+    let names: Vec<_> =
+        names.filter_map(|id| state.host(id)).map(|host| host.name.as_str().to_owned()).collect();
+    let more = if missing > HOSTS_SHOWN { ", …" } else { "" };
+    Some(format!(
+        "recovery: {missing} hosts have not listed what they run ({}{more}); until then nothing from before is placed \
+         (bring them back, or vouch for their end with `stratavore hosts declare-dead HOST`)",
+        names.join(", ")
+    ))
 }
 
 fn own_alarms(figures: &RaftMetrics, quorum: bool) -> Vec<String> {

@@ -2,8 +2,10 @@
 
 pub(crate) mod auth;
 mod backup;
+mod certificate;
 mod cluster;
 mod events;
+mod export;
 mod hand_over;
 mod hosts;
 mod projects;
@@ -31,6 +33,7 @@ use crate::clock::Clock;
 use crate::convert::id;
 use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
+use crate::link::certificate::Issuer;
 use crate::link::hub::Hub;
 use crate::peer::channels::Channels;
 use crate::peer::service::Peers;
@@ -67,6 +70,7 @@ pub(crate) struct Api {
     /// To the API ports of other nodes.
     pub(crate) channels: Channels,
     pub(crate) clock: Clock,
+    pub(crate) issuer: Issuer,
     /// P24: reads are refused while this node's state is not what it should be.
     pub(crate) quarantine: Quarantine,
     pub(crate) started: Instant,

@@ -217,10 +217,19 @@ impl Api {
 
 fn look(state: &State, runner: &str, epoch: Option<Epoch>, wait: Wait) -> Result<Look, ApiError> {
     let record = query::resolve_runner(state, runner)?;
+    let id = record.id.to_string();
+    let before = record.retry.as_ref().and_then(|retry| retry.last.as_ref());
+    if let (Some(epoch), Some(last)) = (epoch, before.filter(|last| Some(last.epoch) == epoch)) {
+        return Ok(Look::Ready { runner: id, epoch, host: last.host });
+    }
     if let (Some(epoch), Some(host)) = (epoch, record.host)
         && record.epoch.is_some_and(|current| current >= epoch)
     {
-        return Ok(Look::Ready { runner: record.id.to_string(), epoch, host });
+        return Ok(Look::Ready { runner: id, epoch, host });
+    }
+    // While it backs off, what there is to read is what the last start wrote.
+    if let (Wait::Placed, RunnerState::Pending, Some(last)) = (wait, record.state, before) {
+        return Ok(Look::Ready { runner: id, epoch: last.epoch, host: last.host });
     }
     let started = match record.state {
         RunnerState::Pending => return pending(record),
