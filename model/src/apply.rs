@@ -170,6 +170,7 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::ForgoList(_)
         | Command::CutKeys(_)
         | Command::Trim(_) => *actor == Actor::System,
+        Command::NoteNode(note) => *actor == Actor::Node(note.node),
         Command::Report(report) => *actor == Actor::Host(report.host),
         Command::HostConnect(connect) => *actor == Actor::Host(connect.host),
         Command::RedeemToken(_) => matches!(actor, Actor::Node(_) | Actor::System),
@@ -285,6 +286,7 @@ fn dispatch(tx: &mut Tx<'_>, command: &Command) -> Verdict {
         Command::ReserveNode(command) => command.apply(tx),
         Command::CutKeys(command) => command.apply(tx),
         Command::AdoptRunner(command) => command.apply(tx),
+        Command::NoteNode(command) => command.apply(tx),
         // `may` lets none through; its entries are applied one by one.
         Command::Batch(_) => Err(Rejected::new(Code::NotAllowed, "a batch holds no batch", "")),
     }

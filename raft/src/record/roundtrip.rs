@@ -6,9 +6,9 @@ use std::sync::Arc;
 use model::command::{
     AdoptRunner, Assign, ConfirmReboot, CordonHost, CreateProject, CreateToken, CutKeys, DeclareHostDead,
     DeclareRunnerDead, DrainHost, EventRetention, FenceHost, Finalize, ForgoList, HostConnect, HostReachable,
-    HostUnreachable, InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, Observation, Placement,
-    RaiseIncarnation, RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report, ReserveNode, ResetClock,
-    Restart, RevokeToken, Selector, SetMaintenance, SetNodeAddress, SetQuota, Trim,
+    HostUnreachable, InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, NodeNote, NoteNode,
+    Observation, Placement, RaiseIncarnation, RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report,
+    ReserveNode, ResetClock, Restart, RevokeToken, Selector, SetMaintenance, SetNodeAddress, SetQuota, Trim,
 };
 use model::{Actor, Command, Entry, Epoch, EventId, HostId, Millis, NodeId, Row, RunnerId, TokenId};
 use stratavore_model as model;
@@ -119,6 +119,7 @@ fn cluster_commands() -> Vec<Command> {
             name: Some("n".parse().unwrap()),
         }),
         Command::ReserveNode(ReserveNode { spki: [3; 32] }),
+        Command::NoteNode(NoteNode { node: NodeId(7), what: NodeNote::ClockOff, text: "t".into() }),
         Command::CutKeys(CutKeys {
             keys: vec![([4; 32], Actor::Host(host())), ([5; 32], Actor::Node(NodeId(7)))],
         }),
