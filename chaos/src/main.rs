@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use stratavore_chaos::bench::{ALL, Benchmark, Figure};
+use stratavore_chaos::bench::{ALL, Benchmark, Effort, Figure};
 
 #[derive(Debug, Parser)]
 #[command(name = "stratavore-chaos", version, about = "Measures the real programs from outside")]
@@ -20,6 +21,9 @@ enum Command {
         /// Only this benchmark (may be repeated).
         #[arg(long, value_name = "NAME", value_parser = names())]
         only: Vec<String>,
+        /// Measure several times as long.
+        #[arg(long)]
+        long: bool,
     },
 }
 
@@ -28,18 +32,28 @@ fn names() -> Vec<&'static str> {
 }
 
 fn main() -> ExitCode {
-    let Command::Bench { only } = Arguments::parse().command;
+    let Command::Bench { only, long } = Arguments::parse().command;
+    let effort = if long { Effort::Long } else { Effort::Short };
     let wanted = |b: &&Benchmark| only.is_empty() || only.iter().any(|n| n == b.name);
+    let mut code = ExitCode::SUCCESS;
     for benchmark in ALL.iter().filter(wanted) {
+        let began = Instant::now();
         eprintln!("# {}", benchmark.name);
-        for figure in (benchmark.run)() {
+        // One that fails has said why, and its cluster has gone with it; the others still count.
+        let Ok(figures) = std::panic::catch_unwind(|| (benchmark.run)(effort)) else {
+            eprintln!("  {} FAILED", benchmark.name);
+            code = ExitCode::FAILURE;
+            continue;
+        };
+        for figure in figures {
             if print(&figure).is_err() {
                 // The reader has gone; nobody is left to measure for.
-                return ExitCode::SUCCESS;
+                return code;
             }
         }
+        eprintln!("  took {:.0} s", began.elapsed().as_secs_f64());
     }
-    ExitCode::SUCCESS
+    code
 }
 
 fn print(figure: &Figure) -> std::io::Result<()> {
