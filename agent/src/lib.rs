@@ -27,6 +27,7 @@ pub mod runner;
 mod seen;
 mod shell;
 pub mod shim;
+mod stock;
 mod stop;
 mod streams;
 pub mod supervisor;

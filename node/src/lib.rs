@@ -19,6 +19,7 @@ mod admission;
 mod announce;
 mod api;
 pub mod args;
+mod clock;
 pub mod config;
 mod convert;
 mod data_dir;

@@ -33,6 +33,8 @@ pub(crate) enum TaskKind {
     Contact,
     /// Compares this node's state with the others'.
     Quarantine,
+    /// Compares this node's clock with the other voters'.
+    Clock,
     /// Tells agents which nodes there are.
     Trust,
     /// Desired state down to the agents.
@@ -79,6 +81,7 @@ impl TaskKind {
             Self::Renewals => ("renewals", OnError::Fatal),
             Self::Contact => ("contact", OnError::Fatal),
             Self::Quarantine => ("quarantine", OnError::Fatal),
+            Self::Clock => ("clock", OnError::Fatal),
             Self::Trust => ("trust", OnError::Fatal),
             Self::Dispatch => ("dispatch", OnError::Fatal),
             Self::Ingest => ("ingest", OnError::Fatal),

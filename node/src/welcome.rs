@@ -43,10 +43,11 @@ pub(crate) fn line(
     match &wanted.want {
         DesiredWant::Run => {
             line.want = v1::Want::Run as i32;
+            let grace = state.cluster().map_or(0, |cluster| cluster.lease.kill_grace_ms);
             line.start = state
                 .runner(wanted.runner)
                 .filter(|_| with_start)
-                .map(|record| runner::start(record, host_epoch));
+                .map(|record| runner::start(record, host_epoch, grace));
         }
         DesiredWant::Stop { force, reason } => {
             line.want = v1::Want::Stop as i32;

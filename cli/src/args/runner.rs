@@ -240,6 +240,9 @@ pub(crate) struct LogsArgs {
     /// Only the last N lines.
     #[arg(long, visible_alias = "limit", value_name = "N")]
     pub(crate) tail: Option<u64>,
+    /// The start before this one, of a runner that its --restart policy started again.
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) previous: bool,
     /// Only what was written since: 10m (ago) or an RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = value::point_in_time)]
     pub(crate) since: Option<i64>,

@@ -100,7 +100,8 @@ mod tests {
         finalize(&mut lab, 2).unwrap();
         assert_eq!(lab.events_of(EventKind::ClusterFinalized), 1);
         assert_eq!(finalize(&mut lab, 1).unwrap_err().code, Code::BadArgument);
-        assert_eq!(finalize(&mut lab, COMMAND_VERSION + 1).unwrap_err().code, Code::VersionNotSupported);
+        let newer = COMMAND_VERSION + 1;
+        assert_eq!(finalize(&mut lab, newer).unwrap_err().code, Code::VersionNotSupported);
     }
 
     #[test]

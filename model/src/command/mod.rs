@@ -129,6 +129,9 @@ pub const COMMAND_VERSION: u32 = 3;
 /// The cluster version of fences, replacement and membership.
 pub const FENCES_SINCE: u32 = 2;
 
+/// The cluster version of restart policies.
+pub const RESTARTS_SINCE: u32 = 3;
+
 /// The cluster version of backups that agents follow by themselves.
 pub const RESTORE_SINCE: u32 = 3;
 

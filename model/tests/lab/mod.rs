@@ -12,8 +12,8 @@ use stratavore_model::command::{
 use stratavore_model::{
     Actor, COMMAND_VERSION, Changes, Command, Covered, Entry, Epoch, EventKind, Fence, HostFacts, HostId,
     ID_ALPHABET, LeaseNumbers, LogPosition, Millis, NodeAddresses, NodeId, ObservedKey, OnDisconnect,
-    Outcome, ProjectRecord, Rejected, Reply, Role, RunnerId, RunnerSpec, RunnerState, SecretBytes, SpkiHash,
-    State, TokenId, apply, invariant, query,
+    Outcome, ProjectRecord, Rejected, Reply, RestartPolicy, Role, RunnerId, RunnerSpec, RunnerState,
+    SecretBytes, SpkiHash, State, TokenId, apply, invariant, query,
 };
 use uuid::Uuid;
 
@@ -351,6 +351,14 @@ impl Lab {
         self.connect(a, "boot-a", 1, vec![]);
         self.connect(b, "boot-b", 1, vec![]);
         (a, b)
+    }
+
+    /// Launches one that may be replaced, with this restart policy.
+    pub(crate) fn launch_policy(&mut self, restart: RestartPolicy) -> Result<RunnerId, Rejected> {
+        let mut launch = self.launch_command("web", 1);
+        (launch.spec.on_disconnect, launch.spec.restart) = (OnDisconnect::Stop, restart);
+        let runner = launch.ids[0];
+        self.user(Command::Launch(launch)).map(|_| runner)
     }
 
     /// A runner of this policy, placed on `host` and, if `running`, known to run.

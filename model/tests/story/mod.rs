@@ -8,14 +8,18 @@ use stratavore_model::command::{
     RevokeToken, SetNodeAddress, Trim,
 };
 use stratavore_model::{
-    Actor, Command, Entry, Epoch, HostId, NodeAddresses, NodeId, OnDisconnect, Role, RunnerState,
+    Actor, Command, Entry, Epoch, HostId, NodeAddresses, NodeId, OnDisconnect, RestartPolicy, Role,
+    RunnerState,
 };
 
 use super::lab::{HOLD_WAITED, LEASE_WAITED, Lab, admin, founded_by};
 
+/// The newest version that the programs of that history knew.
+const KNOWN: u32 = 2;
+
 /// From a cluster of version 1 to one that has seen everything of version 2.
 pub(crate) fn version_2() -> Lab {
-    let mut lab = founded_by(1, 2);
+    let mut lab = founded_by(1, KNOWN);
     one_node(&mut lab);
     members(&mut lab);
     fences(&mut lab);
@@ -36,7 +40,9 @@ pub(crate) fn version_3() -> Lab {
         lab.user(Command::RemoveNode(RemoveNode { node })).unwrap();
     }
     lab.user(Command::ReserveNode(ReserveNode { spki: [60; 32] })).unwrap_err();
+    lab.launch_policy(RestartPolicy::Always).unwrap_err();
     lab.user(Command::Finalize(Finalize { version: 3 })).unwrap();
+    restarts(&mut lab);
     restore(&mut lab);
     lab
 }
@@ -100,7 +106,7 @@ fn node_at(raft: &str) -> NodeAddresses {
 }
 
 fn members(lab: &mut Lab) {
-    let (version, max_version) = (String::from("0.2.0"), 2);
+    let (version, max_version) = (String::from("0.2.0"), KNOWN);
     let set = SetNodeAddress { node: NodeId(1), addresses: node_at("10.0.0.1:1"), version, max_version };
     lab.as_node(Command::SetNodeAddress(set)).unwrap();
     for (raft, max_version) in [("10.0.0.2:1", 1), ("127.0.0.1:1", 2), ("10.0.0.3:1", 2)] {
@@ -178,4 +184,22 @@ fn recovery(lab: &mut Lab) {
     let to = lab.state.now().minus(1000);
     lab.now = to;
     lab.apply(Actor::User("alice".parse().unwrap()), None, Command::ResetClock(ResetClock { to }));
+}
+
+fn restarts(lab: &mut Lab) {
+    let host = lab.host("r", 9);
+    for host in lab.state.unlisted_hosts().collect::<Vec<_>>() {
+        lab.connect(host, "boot-again", 3, vec![]);
+    }
+    lab.set_quota("web", 20).unwrap();
+    lab.launch_policy(RestartPolicy::Never).unwrap();
+    for policy in [RestartPolicy::OnFailure, RestartPolicy::Always] {
+        let runner = lab.launch_policy(policy).unwrap();
+        for wait in [1000, 2000, 4000, 0] {
+            let epoch = lab.assign(runner, host).unwrap();
+            lab.report(host, vec![lab.observed(runner, epoch, 1, RunnerState::Failed)]).unwrap();
+            lab.pass(wait);
+        }
+        lab.restart(runner).unwrap();
+    }
 }

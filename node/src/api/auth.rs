@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::task::{Context, Poll};
 
 use futures::future::{Either, Ready, ready};
-use stratavore_model::Actor;
+use stratavore_model::{Actor, SpkiHash};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -80,6 +80,8 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.ClusterService/SetMaintenance", Permission::Administer),
     ("/stratavore.v1.ClusterService/ResetClock", Permission::Administer),
     ("/stratavore.v1.ClusterService/SaveSnapshot", Permission::Administer),
+    ("/stratavore.v1.ClusterService/ExportState", Permission::Administer),
+    ("/stratavore.v1.ClusterService/RenewCertificate", Permission::Read),
     ("/stratavore.v1.TerminalService/Attach", Permission::Operate),
     ("/stratavore.v1.TerminalService/ReadLogs", Permission::Operate),
     ("/stratavore.v1.TerminalService/GetScreen", Permission::Operate),
@@ -115,6 +117,7 @@ const fn allowed(actor: &Actor, permission: Permission) -> bool {
 #[derive(Debug, Clone)]
 pub(crate) struct Authorized<P> {
     actor: Actor,
+    spki: SpkiHash,
     permission: PhantomData<P>,
 }
 
@@ -122,6 +125,11 @@ impl<P> Authorized<P> {
     /// Who calls.
     pub(crate) fn actor(&self) -> &Actor {
         &self.actor
+    }
+
+    /// The key that it proved to hold.
+    pub(crate) const fn spki(&self) -> SpkiHash {
+        self.spki
     }
 }
 
@@ -142,7 +150,8 @@ pub(crate) fn require<P: Needs>(extensions: &http::Extensions) -> Result<Authori
         );
         return Err(ApiError::Internal(message).into());
     }
-    Ok(Authorized { actor: granted.peer.actor.clone(), permission: PhantomData })
+    let admission::Peer { actor, spki } = granted.peer.clone();
+    Ok(Authorized { actor, spki, permission: PhantomData })
 }
 
 /// What the layer found out about a request.

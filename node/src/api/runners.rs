@@ -88,8 +88,8 @@ impl RunnerService for Api {
     ) -> Result<Response<Self::WatchRunnersStream>, Status> {
         auth::require::<Read>(request.extensions())?;
         let filter = runner::filter_of(request.into_inner().filter).map_err(ApiError::from)?;
-        self.raft.linearize().await.map_err(ApiError::from)?;
-        let stream = watch::start(&self.raft, &self.tasks, &filter).map_err(ApiError::from)?;
+        self.confirmed().await?;
+        let stream = watch::start(self, &filter).map_err(ApiError::from)?;
         Ok(Response::new(stream))
     }
 
@@ -116,7 +116,7 @@ impl RunnerService for Api {
     ) -> Result<Response<ExplainRunnerResponse>, Status> {
         auth::require::<Read>(request.extensions())?;
         let request = request.into_inner();
-        self.raft.linearize().await.map_err(ApiError::from)?;
+        self.confirmed().await?;
         let explained = self.raft.read(|state| {
             query::resolve_runner(state, &request.runner)
                 .map(|record| explain::to_proto(record, state, id::now()))

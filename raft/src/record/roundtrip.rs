@@ -278,6 +278,12 @@ fn runner_row() -> model::RunnerRecord {
         settled: true,
         on_disconnect: model::OnDisconnect::Stop,
         hold_ms: 12,
+        retry: Some(model::Retry {
+            attempts: 13,
+            not_before: Millis(14),
+            placed_at: Millis(15),
+            last: Some(model::LastStart { epoch: EPOCH, host: host(), exit: Arc::new(exit()) }),
+        }),
     }
 }
 
@@ -406,6 +412,7 @@ fn every_row_comes_back() {
         want: model::Want::Run,
         lost: None,
         exit: None,
+        retry: None,
         ..runner_row()
     }));
     rows.extend(states.map(token_row));
@@ -439,7 +446,7 @@ fn every_kind_of_event_comes_back() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_refused_not_skipped() {
+fn p22_what_a_newer_version_wrote_is_refused_not_skipped() {
     // Field 900 of a row, set by nobody yet.
     assert_eq!(decode_row(&[0xa2, 0x38, 0x00]), Err(RecordError::Unknown("table")));
     let mut stored = super::Stored::store(&runner_row());

@@ -205,6 +205,7 @@ impl Stored for model::RunnerRecord {
             settled: self.settled,
             on_disconnect: self.on_disconnect.store(),
             hold_ms: self.hold_ms,
+            retry: self.retry.as_ref().map(Stored::store),
         }
     }
 
@@ -242,6 +243,49 @@ impl Stored for model::RunnerRecord {
             settled: stored.settled,
             on_disconnect: Stored::load(stored.on_disconnect)?,
             hold_ms: stored.hold_ms,
+            retry: optional(stored.retry)?,
+        })
+    }
+}
+
+impl Stored for model::Retry {
+    type Pb = pb::Retry;
+
+    fn store(&self) -> pb::Retry {
+        pb::Retry {
+            attempts: self.attempts,
+            not_before_ms: self.not_before.0,
+            placed_at_ms: self.placed_at.0,
+            last: self.last.as_ref().map(Stored::store),
+        }
+    }
+
+    fn load(stored: pb::Retry) -> Result<Self, RecordError> {
+        Ok(Self {
+            attempts: stored.attempts,
+            not_before: model::Millis(stored.not_before_ms),
+            placed_at: model::Millis(stored.placed_at_ms),
+            last: optional(stored.last)?,
+        })
+    }
+}
+
+impl Stored for model::LastStart {
+    type Pb = pb::LastStart;
+
+    fn store(&self) -> pb::LastStart {
+        pb::LastStart {
+            epoch: Some(self.epoch.store()),
+            host: self.host.to_string(),
+            exit: Some(self.exit.store()),
+        }
+    }
+
+    fn load(stored: pb::LastStart) -> Result<Self, RecordError> {
+        Ok(Self {
+            epoch: required("epoch", stored.epoch)?,
+            host: text("host id", &stored.host)?,
+            exit: Arc::new(required("exit", stored.exit)?),
         })
     }
 }
