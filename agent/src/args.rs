@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Run(Run),
     /// End the agent; with --runners also everything it runs, even when no node can be reached
     Stop(Stop),
+    /// Say where the cluster is now, after a restore that this host does not find by itself
+    Trust(Trust),
     /// Print the version
     Version,
 }
@@ -72,6 +74,16 @@ pub(crate) struct Stop {
     /// How long to wait for the end
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// The directory given to `join`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Agent ports of nodes, by default 50052; the first that the cluster's CA certifies is believed
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
+    pub(crate) node: Vec<String>,
 }
 
 /// Slots of a host whose owner names none.

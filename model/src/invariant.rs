@@ -227,7 +227,8 @@ fn keys_belong_to_someone(state: &State, found: &mut Vec<Violation>) {
         // A removed host's row may be trimmed; its key is not.
         let known = match &key.identity {
             Actor::System => false,
-            Actor::Node(id) => state.node(*id).is_some(),
+            // One that is reserved has no row yet.
+            Actor::Node(id) => state.cluster().is_some_and(|cluster| *id < cluster.next_node),
             Actor::Host(id) => key.removed || state.host(*id).is_some(),
             Actor::User(name) => state.user(name).is_some(),
         };

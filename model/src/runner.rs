@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn no_legal_step_within_an_epoch_lowers_the_rank() {
+    fn p15_no_legal_step_within_an_epoch_lowers_the_rank() {
         for from in RunnerState::ALL {
             for to in RunnerState::ALL {
                 if from.may_become(to) && to != Pending {

@@ -207,7 +207,7 @@ impl<'a> Tx<'a> {
             if before == after {
                 continue;
             }
-            self.state.digest_moved(before.as_ref(), after.as_ref());
+            self.state.digest_moved(&key, before, after.as_ref());
             changes.record_row(key, after);
         }
         let events = std::mem::take(&mut self.events);
@@ -244,7 +244,7 @@ mod tests {
     use crate::lab::{Lab, admin};
 
     #[test]
-    fn the_event_log_is_cut_to_its_bound_without_a_trim() {
+    fn p26_the_event_log_is_cut_to_its_bound_without_a_trim() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         for _ in 0..3000 {

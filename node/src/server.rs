@@ -14,8 +14,8 @@ use crate::address::{self, Advertise, Binds};
 use crate::admission::{Connections, Registry};
 use crate::announce::Announce;
 use crate::api::{self, Api};
+use crate::clock::{Clock, ClockWatch};
 use crate::config::Config;
-use crate::convert::id;
 use crate::data_dir::{self, DataDir, NodeFile};
 use crate::dispatch::Dispatch;
 use crate::exit::{Code, Failure};
@@ -44,6 +44,7 @@ use crate::peer::dial::{Dialer, Removal};
 use crate::peer::renewals::RenewalRelay;
 use crate::peer::service::Peers;
 use crate::quarantine::{Guard, Quarantine};
+use crate::removed_keys::RemovedKeys;
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
 use crate::trust::Trust;
@@ -142,6 +143,7 @@ struct Parts {
     registry: Arc<Registry>,
     channels: Channels,
     quarantine: Quarantine,
+    clock: Clock,
     issuer: Issuer,
     renewals: Renewals,
     counted: Counted,
@@ -170,14 +172,19 @@ impl Server {
         let tls = TlsPorts::new(&credentials, registry.clone())?;
         let (dialer, removal) = (Dialer::new(tls.own(), registry.clone()), Removal::new());
         let connector = dialer.connector(removal.clone());
-        let (raft, raft_server) = open_raft(data_dir.path(), &node, connector).await?;
+        let timings = options.config.raft.timings();
+        let (raft, raft_server) = open_raft(data_dir.path(), &node, timings, connector).await?;
         registry.attach(raft.clone());
         // P4: whoever leads stamps, also what other nodes bring.
-        raft.set_stamp(Arc::new(id::now));
+        let clock = Clock::new(NodeId(node.node_id));
+        raft.set_stamp(Arc::new({
+            let clock = clock.clone();
+            move || clock.now()
+        }));
 
         let (root, announced) = Tasks::root();
         let groups = Groups::below(&root);
-        let parts = Parts::new(&node, raft.clone(), tls, (dialer, registry.clone()), &root, started)?;
+        let parts = Parts::new(&node, raft.clone(), tls, (dialer, registry.clone()), clock, &root, started)?;
         let expires = credentials.validity().map(|validity| validity.not_after_unix_s).unwrap_or(0);
         let secret = credentials.key().pkcs8_der();
         let farewell = parts.start_link(&groups, sockets.quic, secret, periods(&options.config))?;
@@ -189,6 +196,9 @@ impl Server {
         let announce =
             Announce { node: parts.node, addresses: address::advertised(host, ports), raft: raft.clone() };
         groups.loops.spawn(TaskKind::Announce, announce.run(groups.loops.token().clone()));
+        let removed = RemovedKeys::open(parts.raft.clone(), data_dir.path())
+            .map_err(|error| Failure::generic("cannot read the list of removed keys", &error))?;
+        groups.loops.spawn(TaskKind::RemovedKeys, removed.run(groups.loops.token().clone()));
         let own = OwnCertificate {
             node: parts.node,
             advertised: host.to_owned(),
@@ -290,13 +300,14 @@ impl Groups {
 async fn open_raft(
     data_dir: &Path,
     node: &NodeFile,
+    timings: RaftTimings,
     connector: Connector,
 ) -> Result<(Handle, RaftServer), Failure> {
     let params = OpenParams {
         data_dir: data_dir.to_owned(),
         node_id: NodeId(node.node_id),
         cluster_id: node.cluster_id,
-        timings: RaftTimings::default(),
+        timings,
         connector: Some(connector),
     };
     stratavore_raft::open(params).await.map_err(|error| storage::failure(&error))
@@ -315,17 +326,22 @@ impl Parts {
         raft: Handle,
         tls: TlsPorts,
         (dialer, registry): (Dialer, Arc<Registry>),
+        clock: Clock,
         root: &Tasks,
         started: Instant,
     ) -> Result<Self, Failure> {
         let counted = Counted::new().map_err(|error| Failure::generic("a metric is not valid", &error))?;
+        let me = NodeId(node.node_id);
+        // P24: known damage is not served for a moment, unless nobody else can serve.
+        let damage = raft.state_damage().filter(|_| raft.membership().voters().any(|voter| voter != me));
         Ok(Self {
-            node: NodeId(node.node_id),
+            node: me,
             hub: Hub::default(),
             connections: Connections::new(root.token().child_token()),
             registry,
             channels: Channels::new(raft.clone(), dialer),
-            quarantine: Quarantine::new(),
+            quarantine: Quarantine::new(damage),
+            clock,
             issuer: Issuer::new(raft.clone()),
             renewals: Renewals::new(),
             counted,
@@ -359,6 +375,13 @@ impl Parts {
             quarantine: self.quarantine.clone(),
         };
         groups.loops.spawn(TaskKind::Quarantine, guard.run(stop.clone()));
+        let watch = ClockWatch {
+            node: self.node,
+            raft: self.raft.clone(),
+            channels: self.channels.clone(),
+            clock: self.clock.clone(),
+        };
+        groups.loops.spawn(TaskKind::Clock, watch.run(stop.clone()));
         let trust = TrustUpdates { raft: self.raft.clone(), hub: self.hub.clone() };
         groups.loops.spawn(TaskKind::Trust, trust.run(stop.clone()));
         let sweep = self.connections.clone().run(self.raft.clone(), self.registry.clone(), stop.clone());
@@ -405,6 +428,7 @@ impl Parts {
             channels: self.channels.clone(),
             issuer: self.issuer.clone(),
             quarantine: self.quarantine.clone(),
+            clock: self.clock.clone(),
             started: self.started,
             data_dir: data_dir.to_path_buf(),
         };
@@ -431,7 +455,12 @@ impl Parts {
         let gate = Arc::new(Mutex::new(JoinGate::new(Instant::now())));
         let admittance = Admittance::Stranger { lifetime: join::CONNECTION_LIFETIME, gate };
         let acceptor = self.acceptor("join", listener, self.tls.join(), admittance, groups);
-        let join = Join { node: self.node, raft: self.raft.clone(), issuer: self.issuer.clone() };
+        let join = Join {
+            node: self.node,
+            raft: self.raft.clone(),
+            issuer: self.issuer.clone(),
+            quarantine: self.quarantine.clone(),
+        };
         let serving = grpc::join(join, acceptor.start(), groups.serve.token().clone());
         groups.serve.spawn(TaskKind::Serve, serving);
     }
@@ -450,11 +479,13 @@ impl Parts {
             connections: self.connections.clone(),
             placement: self.placement.clone(),
             counted: self.counted.clone(),
+            quarantine: self.quarantine.clone(),
+            clock: self.clock.clone(),
             started: self.started,
             certificate_expires_unix_s,
         };
-        let probes =
-            Probes { raft: self.raft.clone(), hub: self.hub.clone(), data_dir: data_dir.to_owned(), metrics };
+        let (raft, hub, quarantine) = (self.raft.clone(), self.hub.clone(), self.quarantine.clone());
+        let probes = Probes { raft, hub, quarantine, data_dir: data_dir.to_owned(), metrics };
         groups.serve.spawn(TaskKind::Http, http::serve(listener, probes, groups.serve.token().clone()));
     }
 

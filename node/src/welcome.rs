@@ -90,6 +90,9 @@ pub(crate) fn message(state: &State, host: HostId, host_epoch: Epoch, periods: P
         desired: None,
         nodes: gateways(state, host),
         incarnation: state.incarnation(),
+        incarnation_nonce: cluster
+            .map(|cluster| cluster.incarnation.nonce.to_vec().into())
+            .unwrap_or_default(),
         renew_ms: lease.renew_ms,
         lease_ms: lease.ttl_ms,
         trust_ca_der: cluster.map(|cluster| cluster.ca_cert_der.clone().into()).unwrap_or_default(),
@@ -123,7 +126,7 @@ fn weight(host: HostId, node: u64) -> [u8; 32] {
     Sha256::new().chain_update(host.as_str()).chain_update(node.to_be_bytes()).finalize().into()
 }
 
-/// Every registered key of every node: agents accept no others (P18).
+/// Every registered key of every node, those reserved for restores too: agents accept no others (P18).
 pub(crate) fn trusted(state: &State) -> Vec<v1::TrustedNode> {
     let keys = state.keys().filter(|key| !key.removed);
     keys.filter_map(|key| match key.identity {

@@ -137,6 +137,22 @@ fn host_name(view: &View<'_>, runner: &RunnerRecord) -> String {
     host.map_or_else(|| "that is gone".into(), |host| host.name.to_string())
 }
 
+/// Hosts named in a sentence.
+const NAMED_MAX: usize = 3;
+
+/// P30: why something from before a recovery waits, and for whom.
+fn recovery(view: &View<'_>) -> String {
+    let missing = view.state.unlisted_hosts().len();
+    let hosts = view.state.unlisted_hosts().take(NAMED_MAX).filter_map(|id| view.state.host(id));
+    let names: Vec<_> = hosts.map(|host| host.name.as_str()).collect();
+    let more = if missing > NAMED_MAX { ", …" } else { "" };
+    format!(
+        "recovery: {missing} hosts have not reported since the recovery, and one may run it: {}{more} \
+         (bring them back, or vouch for their end with `stratavore hosts declare-dead HOST`)",
+        names.join(", ")
+    )
+}
+
 fn pending(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict], now: Millis) -> String {
     let project = &runner.project;
     if !runner.admitted {
@@ -151,8 +167,7 @@ fn pending(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict], now: M
         return why;
     }
     if view.is_held(runner) {
-        let missing = view.state.unlisted_hosts().len();
-        return format!("recovery: {missing} hosts have not reported since the recovery, and one may run it");
+        return recovery(view);
     }
     if hosts.is_empty() {
         return "no_host: no host has joined (`stratavore token create --role host`)".into();

@@ -163,7 +163,9 @@ impl Link {
                     }
                 }
                 News::Certificate(response) => self.on_certificate(&response),
-                News::Trust(update) => self.remember(&update.nodes, &update.trusted),
+                News::Trust(update) => {
+                    self.remember(self.parts.trust.updated(&update.nodes, &update.trusted));
+                }
             }
         }
     }
@@ -202,7 +204,7 @@ impl Link {
     }
 
     async fn follow_to(&mut self, welcomed: Welcomed) {
-        self.remember(&welcomed.welcome.nodes, &welcomed.welcome.trusted);
+        self.remember(self.parts.trust.welcomed(&welcomed.welcome));
         let registry = Arc::clone(&self.parts.registry);
         // The one before is closed when it is dropped: the shell has heard of the new one by then.
         self.current = Some(Session::start(welcomed, self.parts.inputs.clone(), registry).await);
@@ -224,8 +226,7 @@ impl Link {
         Ok(())
     }
 
-    fn remember(&mut self, nodes: &[v1::NodeAddress], trusted: &[v1::TrustedNode]) {
-        let trust = self.parts.trust.updated(nodes, trusted);
+    fn remember(&mut self, trust: Trust) {
         if trust != self.parts.trust {
             if let Err(error) = trust.save(&self.parts.dir) {
                 warn!(

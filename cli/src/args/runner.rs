@@ -118,6 +118,21 @@ pub(crate) struct RunnersArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum RunnersCommand {
+    /// Give a project and a name to a runner that a host had and the cluster did not know (project `orphaned`).
+    Adopt {
+        /// Name, id or unique id prefix.
+        #[arg(value_name = "RUNNER", add = complete::runners())]
+        runner: String,
+        /// Where it belongs; it counts against that quota.
+        #[arg(long, value_name = "PROJECT", add = complete::projects())]
+        project: String,
+        /// Its new name.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Idempotency key.
+        #[arg(long, value_name = "UUID")]
+        request_id: Option<Uuid>,
+    },
     /// Vouch that a lost runner is dead: it ends, or starts elsewhere (--on-disconnect stop).
     DeclareDead {
         /// Name, id or unique id prefix.

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_ones_change_nothing_but_are_acknowledged() {
+    fn p2_stale_ones_change_nothing_but_are_acknowledged() {
         let (mut lab, host, runner, epoch) = placed();
         lab.report(host, vec![lab.observed(runner, epoch, 5, RunnerState::Running)]).unwrap();
         let before = lab.state.runner(runner).unwrap().clone();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn rank_never_falls_within_an_epoch() {
+    fn p15_rank_never_falls_within_an_epoch() {
         let (mut lab, host, runner, epoch) = placed();
         lab.report(host, vec![lab.observed(runner, epoch, 1, RunnerState::Stopping)]).unwrap();
         lab.report(host, vec![lab.observed(runner, epoch, 2, RunnerState::Running)]).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_another_host_or_connection_is_refused() {
+    fn p18_a_report_of_another_host_or_connection_is_refused() {
         let (mut lab, host, runner, epoch) = placed();
         let observations = vec![lab.observed(runner, epoch, 1, RunnerState::Running)];
         let host_epoch = lab.state.host(host).unwrap().host_epoch.unwrap();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_leave_the_runner_unsettled() {
+    fn p15_leftovers_leave_the_runner_unsettled() {
         let (mut lab, host, runner, epoch) = placed();
         let mut exited = lab.observed(runner, epoch, 1, RunnerState::Terminated);
         exited.exit = Some(Exit { leftovers: vec!["12 sleep".into()], ..Exit::default() });

@@ -55,13 +55,13 @@ pub(crate) fn init() -> Command {
 
 /// A cluster of an older version, on a program that knows the newest.
 pub(crate) fn founded_at(version: u32) -> Lab {
-    founded(version, COMMAND_VERSION)
+    founded_by(version, COMMAND_VERSION)
 }
 
-/// A cluster of an older version, on a program that knows no more than `known`.
-pub(crate) fn founded(version: u32, known: u32) -> Lab {
+/// The same, on a program that knows versions up to `max_version`.
+pub(crate) fn founded_by(version: u32, max_version: u32) -> Lab {
     let Command::InitCluster(mut init) = init() else { panic!("not the first command") };
-    (init.version, init.node_max_version) = (version, known);
+    (init.version, init.node_max_version) = (version, max_version);
     let mut lab = Lab::empty();
     lab.system(Command::InitCluster(init)).unwrap();
     lab

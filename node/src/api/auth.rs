@@ -61,6 +61,7 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.RunnerService/KillRunners", Permission::Operate),
     ("/stratavore.v1.RunnerService/RestartRunner", Permission::Operate),
     ("/stratavore.v1.RunnerService/DeclareRunnerDead", Permission::Administer),
+    ("/stratavore.v1.RunnerService/AdoptRunner", Permission::Administer),
     ("/stratavore.v1.HostService/ListHosts", Permission::Read),
     ("/stratavore.v1.HostService/SetHostCordon", Permission::Administer),
     ("/stratavore.v1.HostService/LabelHost", Permission::Administer),

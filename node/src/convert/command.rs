@@ -1,8 +1,8 @@
 //! API requests -> commands.
 
 use stratavore_model::command::{
-    CordonHost, CreateProject, CreateToken, Joiner, Kill, LAUNCH_COUNT_MAX, LabelHost, Launch, RedeemToken,
-    RemoveHost, Restart, RevokeToken, Selector, SetQuota,
+    AdoptRunner, CordonHost, CreateProject, CreateToken, Joiner, Kill, LAUNCH_COUNT_MAX, LabelHost, Launch,
+    RedeemToken, RemoveHost, Restart, RevokeToken, Selector, SetQuota,
 };
 use stratavore_model::{Command, HostId, NodeAddresses, Rejected, RunnerId};
 use stratavore_proto::v1;
@@ -57,6 +57,12 @@ pub(crate) fn kill(request: v1::KillRunnersRequest) -> Result<Command, Rejected>
         }
     };
     Ok(Command::Kill(Kill { selector, force: request.force }))
+}
+
+pub(crate) fn adopt(request: v1::AdoptRunnerRequest) -> Result<Command, Rejected> {
+    let project = id::parse("project", &request.project)?;
+    let name = id::parse_optional("name", &request.name)?;
+    Ok(Command::AdoptRunner(AdoptRunner { runner: request.runner, project, name }))
 }
 
 pub(crate) fn restart(request: v1::RestartRunnerRequest) -> Command {

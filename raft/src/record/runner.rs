@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::command::{Assign, Kill, Launch, Observation, Placement, Report, Restart, Selector};
+use model::command::{AdoptRunner, Assign, Kill, Launch, Observation, Placement, Report, Restart, Selector};
 use stratavore_model as model;
 use stratavore_proto::raft as pb;
 
@@ -29,6 +29,26 @@ impl Stored for Launch {
             name: optional_text("runner name", stored.name)?,
             spec: required("runner spec", stored.spec)?,
             no_queue: stored.no_queue,
+        })
+    }
+}
+
+impl Stored for AdoptRunner {
+    type Pb = pb::AdoptRunner;
+
+    fn store(&self) -> pb::AdoptRunner {
+        pb::AdoptRunner {
+            runner: self.runner.clone(),
+            project: self.project.to_string(),
+            name: self.name.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn load(stored: pb::AdoptRunner) -> Result<Self, RecordError> {
+        Ok(Self {
+            runner: stored.runner,
+            project: text("project name", &stored.project)?,
+            name: optional_text("runner name", stored.name)?,
         })
     }
 }
