@@ -44,7 +44,7 @@ use crate::peer::dial::{Dialer, Removal};
 use crate::peer::renewals::RenewalRelay;
 use crate::peer::service::Peers;
 use crate::quarantine::{Guard, Quarantine};
-use crate::removed_keys::RemovedKeys;
+use crate::removed_keys;
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
 use crate::trust::Trust;
@@ -165,9 +165,7 @@ impl Server {
         let announce =
             Announce { node: parts.node, addresses: address::advertised(host, ports), raft: raft.clone() };
         groups.loops.spawn(TaskKind::Announce, announce.run(groups.loops.token().clone()));
-        let removed = RemovedKeys::open(parts.raft.clone(), data_dir.path())
-            .map_err(|error| Failure::generic("cannot read the list of removed keys", &error))?;
-        groups.loops.spawn(TaskKind::RemovedKeys, removed.run(groups.loops.token().clone()));
+        removed_keys::start(&groups.loops, parts.raft.clone(), data_dir.path())?;
         let own = OwnCertificate {
             node: parts.node,
             advertised: host.to_owned(),
