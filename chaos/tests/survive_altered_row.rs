@@ -121,7 +121,8 @@ fn is_shown_and_serves_nothing(farm: &LocalFarm, bad: usize, healthy: usize) {
 /// History has it, in order.
 fn is_told(farm: &LocalFarm, bad_id: &str) {
     eventually("the events", SOON, || {
-        let about = |event: &Value| text(event, "reason").starts_with(&format!("node {bad_id}: "));
+        let start = format!("node {bad_id}: ");
+        let about = |event: &Value| event["reason"].as_str().is_some_and(|reason| reason.starts_with(&start));
         let events = farm.events();
         let told: Vec<_> =
             events.iter().filter(|event| about(event)).map(|event| text(event, "type")).collect();

@@ -238,7 +238,7 @@ fn every_command_comes_back() {
     commands.extend(fence_commands());
     let mut names: Vec<&str> = commands.iter().map(Command::name).collect();
     names.dedup();
-    assert_eq!(names.len(), 35, "one of each kind but the batch: {names:?}");
+    assert_eq!(names.len(), 36, "one of each kind but the batch: {names:?}");
     commands.push(Command::Batch(commands.iter().cloned().map(entry).collect()));
     for command in commands {
         let entry = entry(command);
