@@ -42,6 +42,9 @@ pub(crate) struct Join {
     /// File with the token, `-` for stdin; else the variable STRATAVORE_TOKEN
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// This host joined after the backup that was restored: it keeps its id, its key and its runners
+    #[arg(long)]
+    pub(crate) again: bool,
     /// Name of the host in the cluster [default: the host's own name]
     #[arg(long)]
     pub(crate) name: Option<String>,

@@ -134,7 +134,10 @@ fn p30_an_older_backup_is_restored_while_agents_run_newer_work() {
         assert!(why.stdout.contains("recovery") && why.stdout.contains("host-1"), "{why}");
     }
     let status = farm.cli(&["cluster", "status"]).ok();
-    assert!(status.stdout.contains("have not listed") && status.stdout.contains("host-1"), "{status}");
+    assert!(
+        status.stdout.contains("nothing from before is placed") && status.stdout.contains("host-1"),
+        "{status}"
+    );
 
     farm.thaw_agent(1);
     farm.await_host("host-1", "ready");
@@ -240,6 +243,35 @@ fn p1_two_restores_of_one_backup_are_two_clusters_and_the_agent_stays_with_the_f
     agent(&farm, &["trust", "--node", &node]).ok();
     farm.start_agent(0);
     assert!(is_alive(pid), "the change of clusters cost a runner");
+}
+
+#[test]
+fn p14_a_host_that_joined_after_the_backup_joins_again_with_all_it_runs() {
+    let mut farm = Plan::default().nodes(1).agents(1).start();
+    farm.project("demo");
+    let file = backup(&farm, "backup");
+    let data = farm.path("a1");
+    farm.join_agent("host-1", &data);
+    farm.start_agent(1);
+    let runner = farm.running("demo", &["--host", "host-1"], &["sleep", "1000000"]);
+    let pid = farm.pid_of(&runner);
+    lose_all_nodes(&mut farm);
+    restore(&farm, &file, &[]).ok();
+    farm.start_node();
+    farm.await_host("host-0", "ready");
+    let token = farm.token("host", &[]);
+    farm.try_join("host-1", &data, &token, &["--again"]).refused(5, &["held by another process"]);
+    farm.kill_agent(1);
+    farm.try_join("host-1", &data, &token, &[]).refused(5, &["belongs to a cluster already"]);
+    farm.try_join("host-1", &data, &token, &["--again"]).ok();
+    farm.start_agent(1);
+    let orphan = farm.await_runner(&runner, "running");
+    assert_eq!((&orphan["host"], orphan["pid"].as_i64()), (&"host-1".into(), Some(pid.into())));
+    assert!(is_alive(pid), "the host lost its runner");
+    let token = farm.token("host", &[]);
+    farm.kill_agent(1);
+    farm.try_join("host-1", &data, &token, &["--again"])
+        .refused(5, &["exists", "the cluster knows this host"]);
 }
 
 #[test]

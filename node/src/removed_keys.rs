@@ -2,6 +2,7 @@
 //! knows nothing of what was removed after it; this file does, and `restore` is given it.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +14,7 @@ use stratavore_raft::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, Failure};
+use crate::tasks::{TaskKind, Tasks};
 
 /// Its name in the data directory.
 pub(crate) const FILE: &str = "removed-keys";
@@ -26,8 +28,18 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// One removed key and whose it was.
 pub(crate) type RemovedKey = (SpkiHash, Actor);
 
-/// Follows the applied state.
-pub(crate) struct RemovedKeys {
+/// Starts to follow the applied state.
+///
+/// # Errors
+/// The file of before cannot be read.
+pub(crate) fn start(tasks: &Tasks, raft: Handle, data_dir: &Path) -> Result<(), Failure> {
+    let removed = RemovedKeys::open(raft, data_dir)
+        .map_err(|error| Failure::generic("cannot read the list of removed keys", &error))?;
+    tasks.spawn(TaskKind::RemovedKeys, removed.run(tasks.token().clone()));
+    Ok(())
+}
+
+struct RemovedKeys {
     raft: Handle,
     path: PathBuf,
     written: BTreeSet<SpkiHash>,
@@ -35,7 +47,7 @@ pub(crate) struct RemovedKeys {
 
 impl RemovedKeys {
     /// Continues the file in `data_dir`. Lines that cannot be read count as not written.
-    pub(crate) fn open(raft: Handle, data_dir: &Path) -> io::Result<Self> {
+    fn open(raft: Handle, data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -48,11 +60,8 @@ impl RemovedKeys {
         Ok(Self { raft, path, written })
     }
 
-    /// Runs until cancelled.
-    ///
-    /// # Errors
-    /// The disk refused; nothing of the node depends on it at that moment.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
+    /// Runs until cancelled. What the disk refuses is tried again: nothing of the node depends on it at that moment.
+    async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut applied = self.raft.applied();
         loop {
             let new = self.raft.read(|state| {

@@ -76,7 +76,7 @@ impl fmt::Display for Restored {
         writeln!(f, "nodes: never start the old ones again with their old directories; let new ones join")?;
         writeln!(
             f,
-            "hosts: what the backup had running or waiting is placed when all {hosts} of them have listed what they run"
+            "hosts: nothing that the backup has waiting is placed before all of its {hosts} have said what they run"
         )?;
         if self.known_to_agents {
             writeln!(f, "agents: those that know {} come by themselves", addresses.quic)?;

@@ -80,8 +80,8 @@ async fn stand_alone(layout: &Layout, stores: Stores, me: NodeId) -> Result<Left
     let (applied, membership) = apply().map_err(failed)?;
     let nothing = || OpenError::NotRecoverable("this node has applied nothing yet".into());
     let applied = applied.ok_or_else(nothing)?;
-    let registered = stores.state.image().state.node(me).is_some_and(|node| !node.removed);
-    let own = membership.membership().get_node(&me.0).cloned().filter(|_| registered).ok_or_else(|| {
+    let removed = stores.state.image().state.node(me).is_some_and(|node| node.removed);
+    let own = membership.membership().get_node(&me.0).cloned().filter(|_| !removed).ok_or_else(|| {
         OpenError::NotRecoverable(format!("node {me} is no member of this cluster: recover one that is"))
     })?;
     let others = membership.nodes().map(|(id, _)| NodeId(*id)).filter(|id| *id != me).collect();

@@ -93,8 +93,11 @@ async fn raise(
     let n = handle.read(model::State::incarnation) + 1;
     let reason = if alone { "recover --accept-loss --lost-quorum" } else { "recover --accept-loss" };
     let raise = RaiseIncarnation { n, nonce: params.nonce, reason: reason.into() };
-    let left_behind = |node: &&model::NodeRecord| alone && !node.removed && node.id != params.node_id;
-    let others: Vec<_> = handle.read(|state| state.nodes().filter(left_behind).map(|node| node.id).collect());
+    let left_behind = |node: &&model::NodeRecord| !node.removed && node.id != params.node_id;
+    let others: Vec<_> = handle.read(|state| {
+        let alone = alone && state.node(params.node_id).is_some();
+        state.nodes().filter(left_behind).map(|node| node.id).filter(|_| alone).collect()
+    });
     let removals = others.into_iter().map(|node| Command::RemoveNode(RemoveNode { node }));
     for command in std::iter::once(Command::RaiseIncarnation(raise)).chain(removals) {
         let entry = Entry { actor: Actor::System, request_id: None, at: params.at, term: None, command };

@@ -147,7 +147,7 @@ fn recovery(view: &View<'_>) -> String {
     let names: Vec<_> = hosts.map(|host| host.name.as_str()).collect();
     let more = if missing > NAMED_MAX { ", …" } else { "" };
     format!(
-        "recovery: {missing} hosts have not reported since the recovery, and one may run it: {}{more} \
+        "recovery: it may run on one of the hosts that have not said since what they run: {}{more} \
          (bring them back, or vouch for their end with `stratavore hosts declare-dead HOST`)",
         names.join(", ")
     )

@@ -196,11 +196,13 @@ impl Link {
     /// P17: the present link stays until the other one has answered.
     fn look_for_another(&mut self, wish: &Move) {
         let Some(present) = self.current.as_ref().map(|session| session.node) else { return };
-        if self.search.is_some() {
+        // A search that was only advised leaves the present node out; when that falls silent, it may be back there.
+        if self.search.as_ref().is_some_and(|search| !search.is_outdone_by(wish.kind)) {
             return;
         }
         info!(reason = wish.reason, "another link is tried; the present one stays until that answers");
-        self.search = Some(Search::start(self.dialer(), present, wish.kind, Backoff::default()));
+        let greeted = self.search.take().is_some_and(|search| search.has_greeted());
+        self.search = Some(Search::start(self.dialer(), present, wish.kind, greeted));
     }
 
     async fn follow_to(&mut self, welcomed: Welcomed) {

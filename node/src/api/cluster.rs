@@ -284,7 +284,7 @@ fn unlisted(state: &State) -> Option<String> {
         names.filter_map(|id| state.host(id)).map(|host| host.name.as_str().to_owned()).collect();
     let more = if missing > HOSTS_SHOWN { ", …" } else { "" };
     Some(format!(
-        "recovery: {missing} hosts have not listed what they run ({}{more}); until then nothing from before is placed \
+        "recovery: nothing from before is placed until these hosts have said what they run: {}{more} \
          (bring them back, or vouch for their end with `stratavore hosts declare-dead HOST`)",
         names.join(", ")
     ))

@@ -103,7 +103,10 @@ pub(crate) fn redeem(
 ) -> Result<Command, Rejected> {
     let joiner = match v1::Role::try_from(request.role) {
         Ok(v1::Role::Host) => Joiner::Host {
-            id: id::random().map(HostId::from_random).map_err(|error| no_randomness(&error))?,
+            id: match id::parse_optional("host_id", &request.host_id)? {
+                Some(id) => id,
+                None => id::random().map(HostId::from_random).map_err(|error| no_randomness(&error))?,
+            },
             name: id::parse_optional("name", &request.name)?,
             labels: request.labels,
             slots: request.slots,
