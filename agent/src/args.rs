@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Run(Run),
     /// End the agent; with --runners also everything it runs, even when no node can be reached
     Stop(Stop),
+    /// Say where the cluster is now, after a restore that this host does not find by itself
+    Trust(Trust),
     /// Print the version
     Version,
 }
@@ -40,6 +42,9 @@ pub(crate) struct Join {
     /// File with the token, `-` for stdin; else the variable STRATAVORE_TOKEN
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// This host joined after the backup that was restored: it keeps its id, its key and its runners
+    #[arg(long)]
+    pub(crate) again: bool,
     /// Name of the host in the cluster [default: the host's own name]
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -72,6 +77,16 @@ pub(crate) struct Stop {
     /// How long to wait for the end
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// The directory given to `join`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Agent ports of nodes, by default 50052; the first that the cluster's CA certifies is believed
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
+    pub(crate) node: Vec<String>,
 }
 
 /// Slots of a host whose owner names none.

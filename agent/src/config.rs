@@ -15,8 +15,6 @@ pub struct AgentConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentSection {
-    /// Time between the steps of a stop ladder.
-    pub kill_grace_ms: u64,
     /// Segmentation offload of the UDP socket. Off: some network drivers fail with it, and an agent gains nothing.
     pub udp_gso: bool,
     /// How long the output of ended runners stays, once the cluster has acknowledged their end.
@@ -29,12 +27,6 @@ pub struct AgentSection {
 
 impl Default for AgentSection {
     fn default() -> Self {
-        Self {
-            kill_grace_ms: 3_000,
-            udp_gso: false,
-            retain_days: 7,
-            retain_runners: 10_000,
-            retain_bytes: 10 * 1024 * 1024 * 1024,
-        }
+        Self { udp_gso: false, retain_days: 7, retain_runners: 10_000, retain_bytes: 10 * 1024 * 1024 * 1024 }
     }
 }

@@ -72,6 +72,12 @@ impl DataDir {
         self.root.join("runners")
     }
 
+    /// Blank directories that will be moved to `runners/`.
+    #[must_use]
+    pub(crate) fn stock(&self) -> PathBuf {
+        self.root.join("stock")
+    }
+
     /// Directory of one epoch.
     #[must_use]
     pub(crate) fn runner(&self, key: &RunnerKey) -> PathBuf {

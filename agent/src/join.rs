@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use crate::args;
 use crate::data_dir::DataDir;
 use crate::failure::{Failure, chain, exit};
-use crate::membership::{Gateway, Membership};
+use crate::membership::{Gateway, Membership, Trust};
 
 /// TCP and TLS to one server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,11 +53,11 @@ pub(crate) async fn join(args: args::Join) -> Result<String, Failure> {
     let dir = data_dir(&args.data_dir)?;
     dir.create().map_err(|error| directory_failure(&dir, &error))?;
     let _lock = dir.lock().map_err(|error| Failure::of(exit::CONFLICT, &error, ""))?;
-    refuse_second_cluster(&dir)?;
+    let host_id = if args.again { known_host(&dir, &token)? } else { refuse_second_cluster(&dir)? };
     let key = KeyPair::load_or_generate(&dir.pki().join(format!("{CREDENTIALS}.key"))).map_err(|error| {
         Failure::of(exit::GENERIC, &error, "check the data directory and its permissions")
     })?;
-    let response = redeem(&args, &token, &key).await?;
+    let response = redeem(&args, &token, &key, host_id).await?;
     let membership = keep(&dir, &args, &token, key, response)?;
     Ok(format!(
         "joined cluster {} as host {} ({})\nrun: stratavore-agent run --data-dir {}",
@@ -101,18 +101,33 @@ fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// A host belongs to one cluster for the life of its data directory.
-fn refuse_second_cluster(dir: &DataDir) -> Result<(), Failure> {
+/// The id that this host had in the cluster of the token, which a restore made forget it.
+fn known_host(dir: &DataDir, token: &JoinToken) -> Result<String, Failure> {
+    let found = Membership::load(dir)
+        .map_err(|error| Failure::of(exit::USAGE, &error, "join without --again: this host is a new one"))?;
+    token.check_cluster(&found.cluster_id).map_err(|error| {
+        Failure::of(exit::CONFLICT, &error, "ask for a token of the cluster that this host belongs to")
+    })?;
+    Ok(found.host_id)
+}
+
+/// A host belongs to one cluster for the life of its data directory. A new one has no id yet.
+fn refuse_second_cluster(dir: &DataDir) -> Result<String, Failure> {
     let found = Membership::find(dir)
         .map_err(|error| Failure::of(exit::GENERIC, &error, "repair or remove that file"))?;
-    let Some(found) = found else { return Ok(()) };
+    let Some(found) = found else { return Ok(String::new()) };
     let cause = format!("{} is host {} of cluster {}", dir.root().display(), found.name, found.cluster_id);
     let next = "run `stratavore-agent run` with it, or join with another --data-dir";
     Err(Failure::new(exit::CONFLICT, "this data directory belongs to a cluster already", cause, next))
 }
 
 /// Asks every server in turn until one has answered.
-async fn redeem(args: &args::Join, token: &JoinToken, key: &KeyPair) -> Result<v1::JoinResponse, Failure> {
+async fn redeem(
+    args: &args::Join,
+    token: &JoinToken,
+    key: &KeyPair,
+    host_id: String,
+) -> Result<v1::JoinResponse, Failure> {
     let csr_der = key.csr_der().map_err(|error| Failure::of(exit::GENERIC, &error, ""))?;
     let request = v1::JoinRequest {
         role: v1::Role::Host.into(),
@@ -123,6 +138,7 @@ async fn redeem(args: &args::Join, token: &JoinToken, key: &KeyPair) -> Result<v
         name: args.name.clone().unwrap_or_else(host_name),
         labels: args.labels.iter().cloned().collect(),
         slots: args.slots,
+        host_id,
         ..Default::default()
     };
     let mut last = None;
@@ -195,6 +211,7 @@ fn judge(status: &Status) -> Problem {
     let info = details.error_info();
     let reason = info.map_or("", |info| info.reason.as_str());
     let told = info.and_then(|info| info.metadata.get("next_step")).cloned();
+    let told = told.filter(|_| reason != "id_taken");
     debug!(code = ?status.code(), reason, "the join is answered with an error");
     let (code, next) = match reason {
         "token_expired" | "token_used" | "token_revoked" | "token_unknown" => {
@@ -202,6 +219,8 @@ fn judge(status: &Status) -> Problem {
         }
         "token_foreign" => (exit::PERMISSION, "check --server: the token was made by another cluster"),
         "token_role" => (exit::PERMISSION, "create one with `stratavore token create --role host`"),
+        // Of a new host the API node chooses the id, and chooses again.
+        "id_taken" => (exit::CONFLICT, "the cluster knows this host: run `stratavore-agent run` with it"),
         "name_taken" | "bad_name" => (exit::CONFLICT, "join with another --name"),
         _ => match status.code() {
             Code::InvalidArgument => (exit::USAGE, ""),
@@ -255,6 +274,9 @@ fn keep(
         nodes: Gateway::of_nodes(&response.nodes),
     };
     let stored = credentials.save(&dir.pki(), CREDENTIALS).map_err(|error| chain(&error));
+    // What this host knew of nodes is of the cluster before the restore.
+    let forgotten = || if args.again { Trust::first(&membership).save(dir) } else { Ok(()) };
+    let stored = stored.and_then(|()| forgotten().map_err(|error| chain(&error)));
     let stored = stored.and_then(|()| membership.save(dir).map_err(|error| chain(&error)));
     stored.map_err(|cause| {
         let next =

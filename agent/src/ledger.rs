@@ -1,6 +1,6 @@
 //! Everything the agent itself writes about runners, in the order the core decided it.
 //!
-//! An empty directory is the intent to start; what was seen is made durable only when every start ordered up to there
+//! A blank directory is the intent to start; what was seen is made durable only when every start ordered up to there
 //! has its directory. So after `kill -9` nothing ordered is forgotten, and after a power cut nothing that may have run
 //! is started again. Batches share one fdatasync.
 
@@ -20,6 +20,7 @@ use crate::disk::{Disk, is_no_space};
 use crate::epoch::{Epoch, RunnerKey};
 use crate::runner;
 use crate::seen::{Seen, SeenFile};
+use crate::stock::Stock;
 use crate::supervisor::{RunnerEvent, blank_report};
 
 /// Record of an epoch that ended without a shim, in its otherwise empty directory.
@@ -50,6 +51,8 @@ pub(crate) enum Op {
     NextConnection,
     /// Look at the free space again.
     CheckDisk,
+    /// Make one blank directory ready for a start to come.
+    Restock,
 }
 
 /// What a batch did.
@@ -62,6 +65,8 @@ pub(crate) struct Done {
     pub(crate) disk_full: Option<bool>,
     /// The number asked for; the error is for the log.
     pub(crate) connection: Option<io::Result<u64>>,
+    /// Another blank directory should be made when there is time.
+    pub(crate) stock_low: bool,
 }
 
 /// Owner of the files; one batch at a time.
@@ -70,6 +75,7 @@ pub(crate) struct Ledger {
     dir: DataDir,
     seen: SeenFile,
     disk: Disk,
+    stock: Stock,
     /// Ordered, but without directory: what is seen stays below.
     missing: BTreeSet<RunnerKey>,
 }
@@ -90,7 +96,8 @@ impl Ledger {
         let seen = SeenFile::open(dir.root())?;
         let mut disk = Disk::new(dir.root());
         disk.check();
-        Ok(Self { dir, seen, disk, missing: BTreeSet::new() })
+        let stock = Stock::open(dir.stock());
+        Ok(Self { dir, seen, disk, stock, missing: BTreeSet::new() })
     }
 
     /// What is durable now.
@@ -103,6 +110,7 @@ impl Ledger {
         let mut done = Done::default();
         let mut intended = Vec::new();
         let mut seen = self.seen.value().index;
+        let mut stocking = true;
         for op in ops {
             match op {
                 Op::Intend { keys, seen: ordered } => {
@@ -116,8 +124,10 @@ impl Ledger {
                 Op::Discard { key } => self.discard(&key),
                 Op::NextConnection => done.connection = Some(self.next_connection()),
                 Op::CheckDisk => done.disk_full = Some(self.disk.check()),
+                Op::Restock => stocking = self.stock.fill(),
             }
         }
+        done.stock_low = stocking && self.stock.is_low();
         self.save_seen(seen, intended, &mut done);
         done
     }
@@ -131,7 +141,8 @@ impl Ledger {
 
     fn intend(&mut self, key: RunnerKey, intended: &mut Vec<RunnerKey>, done: &mut Done) {
         let path = self.dir.runner(&key);
-        match self.with_reserve(done, || make_dir(&path)) {
+        let made = if self.stock.take(&path) { Ok(()) } else { self.with_reserve(done, || make_dir(&path)) };
+        match made {
             Ok(()) => {
                 self.missing.remove(&key);
                 intended.push(key);

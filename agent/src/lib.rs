@@ -27,10 +27,12 @@ pub mod runner;
 mod seen;
 mod shell;
 pub mod shim;
+mod stock;
 mod stop;
 mod streams;
 pub mod supervisor;
 mod systemd;
+mod trust;
 
 pub use config::{AgentConfig, AgentSection};
 pub use failure::exit;

@@ -40,6 +40,11 @@ pub(crate) struct Trust {
     pub(crate) nodes: Vec<Gateway>,
     /// Key hashes of registered nodes, in base32.
     pub(crate) trusted: Vec<String>,
+    /// P1: number and nonce of the incarnation that was followed last; 0 and empty before the first.
+    #[serde(default)]
+    pub(crate) incarnation: u64,
+    #[serde(default)]
+    pub(crate) nonce: String,
 }
 
 /// The next step on a data directory that cannot be used.
@@ -90,7 +95,7 @@ impl Trust {
 
     /// What the join gave: any order, so the hosts spread by themselves until a welcome says theirs.
     pub(crate) fn first(membership: &Membership) -> Self {
-        Self { nodes: spread(&membership.host_id, &membership.nodes), trusted: Vec::new() }
+        Self { nodes: spread(&membership.host_id, &membership.nodes), ..Self::default() }
     }
 
     /// What a welcome or an update says; empty lists leave what was known.
@@ -101,7 +106,30 @@ impl Trust {
         Self {
             nodes: if nodes.is_empty() { self.nodes.clone() } else { nodes },
             trusted: if trusted.is_empty() { self.trusted.clone() } else { trusted },
+            ..self.clone()
         }
+    }
+
+    /// What a welcome that is followed says.
+    pub(crate) fn welcomed(&self, welcome: &v1::Welcome) -> Self {
+        let nonce = data_encoding::HEXLOWER.encode(&welcome.incarnation_nonce);
+        Self { incarnation: welcome.incarnation, nonce, ..self.updated(&welcome.nodes, &welcome.trusted) }
+    }
+
+    /// P1: two restores of one backup have the same number; only one of them is the cluster that this host follows.
+    ///
+    /// # Errors
+    /// Says that the node is of the other one.
+    pub(crate) fn check_incarnation(&self, welcome: &v1::Welcome) -> Result<(), String> {
+        let nonce = data_encoding::HEXLOWER.encode(&welcome.incarnation_nonce);
+        if welcome.incarnation != self.incarnation || self.nonce.is_empty() || nonce == self.nonce {
+            return Ok(());
+        }
+        Err(format!(
+            "the node is of another incarnation {} than the one that this host follows: the same backup was restored \
+             twice; stop one of the two, or run `stratavore-agent trust` to change to this one",
+            welcome.incarnation
+        ))
     }
 
     pub(crate) fn save(&self, dir: &DataDir) -> Result<(), MembershipError> {
@@ -154,9 +182,25 @@ mod tests {
         let old = Trust {
             nodes: vec![Gateway { id: 1, quic: "a:1".into() }],
             trusted: vec![SpkiHash([7; 32]).to_string()],
+            ..Trust::default()
         };
         assert_eq!(old.updated(&[], &[]), old);
         let new = old.updated(&[], &[v1::TrustedNode { id: 2, spki_sha256: vec![9; 32].into() }]);
         assert_eq!(new.keys(), Some(vec![SpkiHash([9; 32])]));
+    }
+
+    #[test]
+    fn p1_an_equal_incarnation_with_another_nonce_is_a_foreign_cluster() {
+        let welcome = |incarnation, nonce: u8| v1::Welcome {
+            incarnation,
+            incarnation_nonce: vec![nonce; 16].into(),
+            ..Default::default()
+        };
+        let followed = Trust::default().welcomed(&welcome(2, 7));
+        assert_eq!(followed.check_incarnation(&welcome(2, 7)), Ok(()));
+        assert_eq!(followed.check_incarnation(&welcome(3, 8)), Ok(()), "a later one has its own");
+        let refused = followed.check_incarnation(&welcome(2, 8)).unwrap_err();
+        assert!(refused.contains("restored twice"), "{refused}");
+        assert_eq!(Trust::default().check_incarnation(&welcome(2, 8)), Ok(()), "the first one is believed");
     }
 }

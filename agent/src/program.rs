@@ -10,7 +10,7 @@ use stratavore_settings::log::{self, LogFormat, LogOptions};
 use crate::args::{Arguments, Command, Run};
 use crate::config::AgentConfig;
 use crate::failure::{Failure, exit};
-use crate::{join, run, stop};
+use crate::{join, run, stop, trust};
 
 /// An agent waits; two threads keep a slow one from delaying the other, and more would only cost memory.
 const WORKERS: usize = 2;
@@ -53,6 +53,10 @@ fn execute(arguments: Arguments) -> Result<String, Failure> {
         Command::Stop(args) => {
             log_briefly(format)?;
             block_on(stop::stop(args))
+        }
+        Command::Trust(args) => {
+            log_briefly(format)?;
+            trust::trust(&args)
         }
         Command::Run(args) => {
             let dir = join::data_dir(&args.data_dir)?;

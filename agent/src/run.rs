@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stratavore_certs::{Credentials, Identity as CertificateIdentity};
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::adopt::adopt_all;
-use crate::config::{AgentConfig, AgentSection};
+use crate::config::AgentConfig;
 use crate::control::Control;
 use crate::data_dir::{DataDir, lock_host};
 use crate::failure::{Failure, chain, exit};
@@ -48,7 +47,7 @@ pub(crate) async fn run(dir: DataDir, config: AgentConfig) -> Result<(), Failure
     let control = Control::bind(&sockets)
         .map_err(|error| Failure::of(exit::GENERIC, &error, format!("check {}", sockets.display())))?;
     let (move_on, moves) = mpsc::channel(MOVE_ON_MAX);
-    let parts = supervise(&dir, &membership, sockets, &config.agent, move_on).await?;
+    let parts = supervise(&dir, &membership, sockets, move_on).await?;
     let registry = Arc::clone(&parts.registry);
     let trust = Trust::load(&dir, &membership).unwrap_or_else(|error| {
         warn!(
@@ -121,7 +120,6 @@ async fn supervise(
     dir: &DataDir,
     membership: &Membership,
     sockets: PathBuf,
-    config: &AgentSection,
     move_on: mpsc::Sender<Move>,
 ) -> Result<shell::Parts, Failure> {
     let unusable = |error: std::io::Error| {
@@ -150,7 +148,6 @@ async fn supervise(
         ledger,
         launcher,
         registry,
-        kill_grace: Duration::from_millis(config.kill_grace_ms),
         move_on,
     })
 }

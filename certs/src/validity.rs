@@ -9,7 +9,7 @@ const DAY_S: u64 = 86_400;
 
 /// Node and host certificates: long enough for a quarter without contact, renewed long before.
 pub const LEAF_LIFETIME_S: u64 = 90 * DAY_S;
-/// People do not renew by themselves: once a year is what they accept.
+/// The command line renews it while it is used; whoever stays away for a third of a year logs in again.
 pub const USER_LIFETIME_S: u64 = 365 * DAY_S;
 /// The root outlives the machines.
 pub const CA_LIFETIME_S: u64 = 3_650 * DAY_S;

@@ -57,6 +57,12 @@ impl Binaries {
         self.directory.join("stratavore")
     }
 
+    /// Faults and benchmarks.
+    #[must_use]
+    pub fn chaos(&self) -> PathBuf {
+        self.directory.join("stratavore-chaos")
+    }
+
     /// Child programs of the tests.
     #[must_use]
     pub fn probe(&self) -> PathBuf {

@@ -1,19 +1,22 @@
-//! `stratavore-chaos bench`: every figure, measured on the programs beside this one.
+//! `stratavore-chaos bench`: every figure, measured on the programs beside this one. `stratavore-chaos alter-row`: a fault
+//! that no signal makes.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use stratavore_chaos::bench::{ALL, Benchmark, Effort, Figure};
 use stratavore_chaos::processes::kill_descendants;
+use stratavore_raft::fault::{self, AlteredDigest};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// As shells report an end by SIGINT.
 const INTERRUPTED: i32 = 130;
 
 #[derive(Debug, Parser)]
-#[command(name = "stratavore-chaos", version, about = "Measures the real programs from outside")]
+#[command(name = "stratavore-chaos", version, about = "Measures and breaks the real programs from outside")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -29,6 +32,15 @@ enum Command {
         /// Measure several times as long.
         #[arg(long)]
         long: bool,
+    },
+    /// Change the path of every project in the state database of a stopped node, so that it differs from the others'.
+    AlterRow {
+        /// Data directory of the node.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Make the stored digest fit: only a comparison with other nodes finds it then.
+        #[arg(long)]
+        fit_digest: bool,
     },
 }
 
@@ -56,9 +68,32 @@ fn end_with_children() {
 }
 
 fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Bench { only, long } => bench(&only, if long { Effort::Long } else { Effort::Short }),
+        Command::AlterRow { data_dir, fit_digest } => alter_row(&data_dir, fit_digest),
+    }
+}
+
+fn alter_row(data_dir: &Path, fit_digest: bool) -> ExitCode {
+    let digest = if fit_digest { AlteredDigest::Fitted } else { AlteredDigest::Kept };
+    let failed = |what: String| {
+        eprintln!("error: {what}");
+        ExitCode::FAILURE
+    };
+    match fault::alter_rows(data_dir, digest) {
+        Ok(altered) if altered.projects.is_empty() => {
+            failed(format!("{} has no project to alter; make one first (stratavore new)", data_dir.display()))
+        }
+        Ok(altered) => {
+            println!("altered: {}", altered.projects.join(", "));
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+fn bench(only: &[String], effort: Effort) -> ExitCode {
     end_with_children();
-    let Command::Bench { only, long } = Arguments::parse().command;
-    let effort = if long { Effort::Long } else { Effort::Short };
     let wanted = |b: &&Benchmark| only.is_empty() || only.iter().any(|n| n == b.name);
     let mut code = ExitCode::SUCCESS;
     for benchmark in ALL.iter().filter(wanted) {

@@ -129,7 +129,7 @@ fn the_full_example_names_every_key_with_its_default() {
 }
 
 #[test]
-fn recording_rules_do_what_they_say() {
+fn rules_and_alerts_do_what_they_say() {
     let dir = deploy().join("prometheus");
     succeeds(Command::new("promtool").args(["check", "rules", "rules.yaml"]).current_dir(&dir));
     succeeds(Command::new("promtool").args(["test", "rules", "rules_test.yaml"]).current_dir(&dir));

@@ -1,12 +1,15 @@
-//! Survival 8 of the cluster: voters are added, removed and replaced by one with an empty disk, while launches go on. What
-//! was acknowledged is there at the end, and every launch ran once.
+//! Survival 8 of the cluster: voters are added, removed and replaced by one with an empty disk, and one is away for longer
+//! than the log is kept, while launches go on. What was acknowledged is there at the end, and every launch ran once.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use stratavore_chaos::api;
 use stratavore_chaos::eventually::{SOON, eventually};
 use stratavore_chaos::farm::{LocalFarm, Plan, text};
 use stratavore_chaos::ran::run;
+use stratavore_proto::v1::SetQuotaRequest;
+use stratavore_proto::v1::project_service_client::ProjectServiceClient;
 
 /// Launches until `enough`; the ids of those that were acknowledged.
 fn launches(mut command: impl FnMut() -> std::process::Command, enough: &AtomicBool) -> BTreeSet<String> {
@@ -90,6 +93,70 @@ fn p21_voters_come_go_and_are_replaced_under_launches() {
         farm.run_node_at_to_end(leader).says(&["removed"]);
     }));
 
+    all_ran(&farm, &acknowledged);
+}
+
+/// The fewest entries that a log may keep.
+const KEPT: u64 = 1_000;
+
+/// Writes entries, many at once, until `enough`.
+fn write_entries(farm: &LocalFarm, mut enough: impl FnMut() -> bool) {
+    let runtime = api::runtime();
+    let channel = runtime.block_on(api::connect(&farm.admin_context())).expect("connect to the API");
+    let client = ProjectServiceClient::new(channel);
+    let mut number = 0;
+    while !enough() {
+        let set = (0..64).map(|_| {
+            number += 1;
+            let request_id = uuid::Uuid::now_v7().to_string();
+            let request =
+                SetQuotaRequest { request_id, project: "demo".to_owned(), max_runners: 10_000 + number % 2 };
+            let mut client = client.clone();
+            runtime.spawn(async move { client.set_quota(request).await })
+        });
+        for written in set.collect::<Vec<_>>() {
+            runtime.block_on(written).expect("a call").expect("a written entry");
+        }
+    }
+}
+
+#[test]
+fn p19_p20_a_follower_that_was_away_for_longer_than_the_log_is_kept_gets_a_snapshot_under_launches() {
+    let mut farm = Plan::default().nodes(3).agents(1).kept_log_entries(KEPT).start();
+    farm.cli(&["new", "demo", "--path", "/tmp", "--max-runners", "10000"]).ok();
+    let leader = farm.leader();
+    // Not the first: that is the one that the entries are written through.
+    let away = (1..3).find(|at| *at != leader).expect("a follower");
+    let figure = |farm: &LocalFarm, at: usize, name: &str| farm.metric(at, name).expect("a metric");
+    let acknowledged = under_launches(&mut farm, |farm| {
+        let known = figure(farm, away, "stratavore_raft_last_log_index");
+        farm.kill_node_at(away);
+        // Purged on both: whichever leads when it comes back has no entries for it.
+        let present: Vec<usize> = (0..3).filter(|at| *at != away).collect();
+        write_entries(farm, || {
+            present.iter().all(|at| figure(farm, *at, "stratavore_raft_purged_index") > known + 1.0)
+        });
+        farm.start_node_at(away);
+        farm.await_voters(3);
+        let written = figure(farm, leader, "stratavore_raft_last_log_index");
+        eventually("the follower to catch up", SOON, || {
+            let applied = farm.metric(away, "stratavore_raft_last_applied_index")?;
+            if applied >= written { Ok(()) } else { Err(format!("{applied} of {written}")) }
+        });
+    });
+    assert!(figure(&farm, away, "stratavore_raft_snapshots_installed_total") >= 1.0);
+    for at in (0..3).filter(|at| *at != away) {
+        assert_eq!(
+            figure(&farm, at, "stratavore_raft_snapshots_installed_total"),
+            0.0,
+            "node {at} was not away"
+        );
+    }
+    all_ran(&farm, &acknowledged);
+    farm.await_equal_states(&[0, 1, 2]);
+}
+
+fn all_ran(farm: &LocalFarm, acknowledged: &BTreeSet<String>) {
     assert!(acknowledged.len() > 3, "hardly anything was launched: {acknowledged:?}");
     let known: BTreeSet<String> = farm.runners().iter().map(|runner| text(runner, "id")).collect();
     let missing: Vec<_> = acknowledged.difference(&known).collect();

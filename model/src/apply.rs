@@ -168,6 +168,7 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::LeaseBounded(_)
         | Command::ConfirmReboot(_)
         | Command::ForgoList(_)
+        | Command::CutKeys(_)
         | Command::Trim(_) => *actor == Actor::System,
         Command::Report(report) => *actor == Actor::Host(report.host),
         Command::HostConnect(connect) => *actor == Actor::Host(connect.host),
@@ -191,6 +192,8 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::DrainHost(_)
         | Command::RemoveNode(_)
         | Command::Finalize(_)
+        | Command::ReserveNode(_)
+        | Command::AdoptRunner(_)
         | Command::ResetClock(_) => matches!(actor, Actor::User(_) | Actor::System),
         // A node asks for it by itself before a planned stop of the last ones (P13).
         Command::SetMaintenance(_) => !matches!(actor, Actor::Host(_)),
@@ -279,6 +282,9 @@ fn dispatch(tx: &mut Tx<'_>, command: &Command) -> Verdict {
         Command::RemoveNode(command) => command.apply(tx),
         Command::Finalize(command) => command.apply(tx),
         Command::SetMaintenance(command) => command.apply(tx),
+        Command::ReserveNode(command) => command.apply(tx),
+        Command::CutKeys(command) => command.apply(tx),
+        Command::AdoptRunner(command) => command.apply(tx),
         // `may` lets none through; its entries are applied one by one.
         Command::Batch(_) => Err(Rejected::new(Code::NotAllowed, "a batch holds no batch", "")),
     }
@@ -318,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_leaves_nothing_but_the_alarm() {
+    fn p23_a_panic_leaves_nothing_but_the_alarm() {
         let mut lab = Lab::new();
         let host = lab.host("a", 4);
         lab.create_project("web", 2).unwrap();
@@ -355,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_never_goes_back() {
+    fn p4_the_clock_never_goes_back() {
         let mut lab = Lab::new();
         lab.create_project("web", 1).unwrap();
         let before = lab.state.now();
@@ -365,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_gets_the_first_answer_though_its_ids_differ() {
+    fn p25_a_retry_gets_the_first_answer_though_its_ids_differ() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         let request = lab.v7(0);
@@ -385,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_big_launch_is_answered_again_from_the_runners_themselves() {
+    fn p25_a_big_launch_is_answered_again_from_the_runners_themselves() {
         let mut lab = Lab::new();
         lab.create_project("web", 500).unwrap();
         let request = Uuid::from_u128(4 << 76 | 2 << 62 | 12345);
@@ -413,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_far_from_the_state_time_are_refused() {
+    fn p25_ids_far_from_the_state_time_are_refused() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         let old = lab.v7(DAY_MS + 1);
@@ -426,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dedup_row_is_small() {
+    fn p25_a_dedup_row_is_small() {
         let mut lab = Lab::new();
         lab.create_project("web", 500).unwrap();
         for count in [1, dedup::RUNNERS_KEPT, 400] {
@@ -471,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_and_removed_identities_may_nothing() {
+    fn p18_strangers_and_removed_identities_may_nothing() {
         let mut lab = Lab::new();
         let stranger = Actor::User("mallory".parse().unwrap());
         let refused = lab.apply(stranger, None, quota("web", 1)).reply;

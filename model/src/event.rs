@@ -52,6 +52,8 @@ kinds! {
     /// An operator vouches for its end (P15).
     RunnerDeclaredDead = "runner.declared_dead",
     RunnerRestarted = "runner.restarted",
+    /// One that the cluster did not know has got a project (P14).
+    RunnerAdopted = "runner.adopted",
     HostJoined = "host.joined",
     HostReady = "host.ready",
     HostUnreachable = "host.unreachable",
@@ -74,6 +76,10 @@ kinds! {
     UserJoined = "user.joined",
     NodeJoined = "node.joined",
     NodeRemoved = "node.removed",
+    /// For the node that a restore of a backup will be (P18).
+    NodeReserved = "node.reserved",
+    /// Keys that were removed in history that a backup does not have (P30).
+    KeysCut = "keys.cut",
     ClusterInitialized = "cluster.initialized",
     ClusterRecovered = "cluster.recovered",
     ClusterFinalized = "cluster.finalized",

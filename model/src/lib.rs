@@ -32,6 +32,7 @@ mod limits;
 pub mod project;
 pub mod query;
 mod reply;
+pub mod restart;
 mod row;
 pub mod runner;
 mod state;
@@ -59,6 +60,7 @@ pub use lease::waited_enough;
 pub use limits::*;
 pub use project::ProjectRecord;
 pub use reply::{Code, Covered, ObservedKey, Outcome, RefusedCoverage, RefusedPlacement, Rejected, Reply};
+pub use restart::{LastStart, Retry};
 pub use row::{Row, RowKey, Table};
 pub use runner::{
     Exit, Lost, OnDisconnect, QueuePlace, RestartPolicy, RunnerRecord, RunnerSpec, RunnerState, ShownState,

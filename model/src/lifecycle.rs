@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::command::RESTARTS_SINCE;
 use crate::event::EventKind;
 use crate::host::Fence;
-use crate::id::ProjectName;
+use crate::id::{ProjectName, RunnerId};
+use crate::restart::{self, LastStart, Next, RESTART_BACKOFF, RESTART_LIMIT, Retry};
 use crate::runner::{Exit, Lost, OnDisconnect, QUOTA_REACHED, RunnerRecord, RunnerState, Want};
+use crate::time::Millis;
 use crate::tx::Tx;
 
 /// How an epoch ends.
@@ -17,14 +20,79 @@ pub(crate) struct End {
     pub(crate) settled: bool,
 }
 
+/// Ends a live runner as its host reports it. Its restart policy decides what follows, once nothing of it is left.
+pub(crate) fn end_as_reported(tx: &mut Tx<'_>, runner: RunnerRecord, mut how: End) {
+    let clean = how.settled && how.exit.as_ref().is_none_or(|exit| exit.leftovers.is_empty());
+    let follows = if clean && !runner.restart_wanted {
+        restart::next(&runner, how.state, how.exit.as_ref(), tx.now())
+    } else {
+        Next::Over
+    };
+    if follows == Next::GaveUp {
+        (how.state, how.reason) = (RunnerState::Failed, RESTART_LIMIT.into());
+    }
+    let Next::Again { attempts, delay_ms } = follows else { return end(tx, runner, how) };
+    let (id, project) = (runner.id, runner.project.clone());
+    note_end(tx, runner, how);
+    respawn(tx, id, attempts, delay_ms);
+    admit_waiting(tx, &project);
+}
+
+/// The late proof that nothing is left of what its host reported as ended (P15): now its policy may follow.
+pub(crate) fn settled_late(tx: &mut Tx<'_>, runner: RunnerRecord) {
+    let name_free = tx.state().live_runner_named(&runner.name).is_none();
+    let follows = restart::next(&runner, runner.state, runner.exit.as_deref(), tx.now());
+    let id = runner.id;
+    tx.put_runner(runner);
+    if let Next::Again { attempts, delay_ms } = follows
+        && name_free
+    {
+        respawn(tx, id, attempts, delay_ms);
+    }
+}
+
+/// Queues an ended, settled runner again as its policy says.
+fn respawn(tx: &mut Tx<'_>, id: RunnerId, attempts: u32, delay_ms: u64) {
+    let Some(runner) = tx.state().runner(id).cloned() else { return };
+    let policy = runner.spec.restart;
+    let not_before = if delay_ms == 0 { Millis(0) } else { tx.now().plus(delay_ms) };
+    let placed_at = runner.retry.as_ref().map_or(Millis(0), |retry| retry.placed_at);
+    let exit = runner
+        .exit
+        .clone()
+        .unwrap_or_else(|| Arc::new(Exit { reason: runner.reason.clone(), ..Exit::default() }));
+    let how = exit.words();
+    let last = runner.epoch.zip(runner.host).map(|(epoch, host)| LastStart { epoch, host, exit });
+    let when = if delay_ms == 0 { String::from("now") } else { format!("in {} s", delay_ms / 1000) };
+    let why = format!("{}: {how}; {} {when}", policy.as_str(), restart::count_words(policy, attempts));
+    let retry = Some(Retry { attempts, not_before, placed_at, last });
+    requeue(tx, RunnerRecord { retry, ..runner }, &why);
+}
+
 /// Ends a live runner, frees its quota place, and queues it again if that was asked for.
-pub(crate) fn end(tx: &mut Tx<'_>, mut runner: RunnerRecord, end: End) {
+pub(crate) fn end(tx: &mut Tx<'_>, runner: RunnerRecord, how: End) {
+    let (project, why) = (runner.project.clone(), how.reason.clone());
+    let runner = note_end(tx, runner, how);
+    if runner.restart_wanted && runner.settled {
+        // Its quota place is free while it is re-queued, so it may take it again.
+        requeue(tx, runner, &why);
+    } else if runner.restart_wanted {
+        tx.put_runner(RunnerRecord { restart_wanted: false, ..runner });
+    }
+    admit_waiting(tx, &project);
+}
+
+/// Writes the end down, with its event.
+fn note_end(tx: &mut Tx<'_>, mut runner: RunnerRecord, end: End) -> RunnerRecord {
     let leftovers = end.exit.as_ref().is_some_and(|exit| !exit.leftovers.is_empty());
     runner.state = end.state;
     runner.exit = end.exit.map(Arc::new);
     runner.reason = end.reason;
     runner.lost = None;
     runner.admitted = false;
+    if let Some(retry) = &mut runner.retry {
+        retry.not_before = Millis(0);
+    }
     runner.ended_at = Some(tx.now());
     runner.settled = end.settled && !leftovers;
     let kind = match end.state {
@@ -32,16 +100,8 @@ pub(crate) fn end(tx: &mut Tx<'_>, mut runner: RunnerRecord, end: End) {
         _ => EventKind::RunnerStopped,
     };
     tx.runner_event(kind, &runner, &runner.reason);
-    let project = runner.project.clone();
-    if runner.restart_wanted && runner.settled {
-        // Its quota place is free while it is re-queued, so it may take it again.
-        tx.put_runner(runner.clone());
-        requeue(tx, runner);
-    } else {
-        runner.restart_wanted = false;
-        tx.put_runner(runner);
-    }
-    admit_waiting(tx, &project);
+    tx.put_runner(runner.clone());
+    runner
 }
 
 /// Reason of what a reboot ended.
@@ -75,10 +135,18 @@ pub(crate) fn end_by_reboot(tx: &mut Tx<'_>, runner: RunnerRecord) {
     end(tx, runner, End { state: RunnerState::Failed, exit, reason: HOST_REBOOTED.into(), settled: false });
 }
 
-/// Makes an ended, settled runner pending again: same id, and a new epoch once it is placed.
-pub(crate) fn requeue(tx: &mut Tx<'_>, runner: RunnerRecord) {
+/// Makes an ended, settled runner pending again: same id, and a new epoch once it is placed. `why` is for the event.
+pub(crate) fn requeue(tx: &mut Tx<'_>, runner: RunnerRecord, why: &str) {
     let admitted = has_quota_place(tx, &runner.project);
     let queued = tx.next_place();
+    let waits = runner.retry.as_ref().is_some_and(|retry| retry.not_before > Millis(0));
+    let reason = match (admitted, waits) {
+        (false, _) => QUOTA_REACHED,
+        (true, true) => RESTART_BACKOFF,
+        (true, false) => "",
+    };
+    // Events are counted in bytes, so this entry says no more than it did before (P22).
+    let said = tx.state().cluster().is_some_and(|cluster| cluster.version >= RESTARTS_SINCE);
     let runner = RunnerRecord {
         state: RunnerState::Pending,
         lost: None,
@@ -94,14 +162,14 @@ pub(crate) fn requeue(tx: &mut Tx<'_>, runner: RunnerRecord) {
         pid: 0,
         fence: Fence::Unknown,
         exit: None,
-        reason: if admitted { String::new() } else { QUOTA_REACHED.into() },
+        reason: reason.into(),
         started_at: None,
         ended_at: None,
         restarts: runner.restarts.saturating_add(1),
         settled: true,
         ..runner
     };
-    tx.runner_event(EventKind::RunnerRestarted, &runner, "");
+    tx.runner_event(EventKind::RunnerRestarted, &runner, if said { why } else { "" });
     if !admitted {
         tx.runner_event(EventKind::RunnerQueued, &runner, QUOTA_REACHED);
     }

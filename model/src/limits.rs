@@ -1,7 +1,7 @@
 //! Bounds of what a command may carry, each with its argument, and their checks.
 
 use crate::cluster::ClusterRecord;
-use crate::command::FENCES_SINCE;
+use crate::command::{FENCES_SINCE, RESTARTS_SINCE};
 use crate::host::Labels;
 use crate::reply::{Code, Rejected};
 use crate::runner::{OnDisconnect, RestartPolicy, RunnerSpec};
@@ -143,14 +143,25 @@ pub(crate) fn check_spec(spec: &RunnerSpec) -> Result<(), Rejected> {
     check_policies(spec)
 }
 
-/// Restarting after the command's own exit does not exist yet.
+/// What restarts by itself must be replaceable (P9).
 fn check_policies(spec: &RunnerSpec) -> Result<(), Rejected> {
-    if spec.restart != RestartPolicy::Never {
-        let message = "--restart on-failure|always arrives with a later release";
-        let next = "leave it out, and use `stratavore restart RUNNER` by hand";
-        return Err(Rejected::new(Code::NotSupportedYet, message, next).field("spec.restart"));
+    if spec.restart != RestartPolicy::Never && spec.on_disconnect == OnDisconnect::Keep {
+        let message = "a runner that restarts by itself cannot be kept when its host is lost";
+        let next = "ask for on_disconnect stop, or for restart never";
+        return Err(Rejected::bad_argument("spec.on_disconnect", message, next));
     }
     Ok(())
+}
+
+/// P22: older members know no policy.
+pub(crate) fn check_restart(spec: &RunnerSpec, cluster: &ClusterRecord) -> Result<(), Rejected> {
+    if spec.restart == RestartPolicy::Never || cluster.version >= RESTARTS_SINCE {
+        return Ok(());
+    }
+    let message =
+        "--restart on-failure|always needs a cluster version that this cluster has not been finalized for";
+    let next = "run `stratavore cluster finalize`, or leave it out";
+    Err(Rejected::new(Code::NotFinalized, message, next).field("spec.restart"))
 }
 
 /// P9: what a launch asks for against what the cluster can hold. 0 = the cluster's.
@@ -202,9 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_policy_is_refused_as_later() {
+    fn p9_a_restart_policy_goes_with_stop_only() {
         let restart = RunnerSpec { restart: RestartPolicy::OnFailure, ..good() };
-        assert_eq!(refused(&restart), (Code::NotSupportedYet, "spec.restart".to_owned()));
+        assert_eq!(refused(&restart), (Code::BadArgument, "spec.on_disconnect".to_owned()));
+        assert_eq!(check_spec(&RunnerSpec { on_disconnect: OnDisconnect::Stop, ..restart }), Ok(()));
     }
 
     #[test]

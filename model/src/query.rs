@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::command::is_reserved;
 use crate::host::{HostRecord, HostState};
 use crate::id::{Epoch, HostId, ID_ALPHABET, ProjectName, RunnerId};
 use crate::identity::{Actor, SpkiHash};
@@ -252,6 +253,8 @@ pub fn admission(state: &State, spki: &SpkiHash, identity: &Actor) -> Admission 
     match state.key(spki) {
         Some(key) if key.identity != *identity => Admission::Unknown,
         Some(key) if key.removed => Admission::Removed,
+        // Of a node that only a restore will bring to life: until then it is nobody's.
+        Some(key) if is_reserved(state, key) => Admission::Unknown,
         Some(_) => Admission::Admitted,
         None => Admission::Unknown,
     }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::host::{Fence, Labels};
 use crate::id::{Epoch, HostId, ProjectName, RunnerId, RunnerName};
 use crate::identity::Actor;
+use crate::restart::Retry;
 use crate::time::Millis;
 
 /// What is known of a runner's present epoch. Lost and stopping-by-wish are overlays: see [`RunnerRecord::shown_state`].
@@ -170,6 +171,18 @@ pub enum RestartPolicy {
     Always,
 }
 
+impl RestartPolicy {
+    /// As it is typed and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// What was asked for; immutable for the life of a runner. [`Default`] is an empty command on a PTY-less slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct RunnerSpec {
@@ -308,6 +321,10 @@ pub struct RunnerRecord {
     /// False only for an epoch closed without proof that its process tree is gone: its host owes that proof,
     /// it holds capacity there and cannot be restarted until then (P8).
     pub settled: bool,
+    /// Of a runner with a restart policy, and of no other. The last field, and no byte where there is none: rows of
+    /// older versions keep their canonical form (P22).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 impl RunnerRecord {
@@ -375,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn no_legal_step_within_an_epoch_lowers_the_rank() {
+    fn p15_no_legal_step_within_an_epoch_lowers_the_rank() {
         for from in RunnerState::ALL {
             for to in RunnerState::ALL {
                 if from.may_become(to) && to != Pending {

@@ -244,7 +244,7 @@ mod tests {
     use crate::lab::{Lab, admin};
 
     #[test]
-    fn the_event_log_is_cut_to_its_bound_without_a_trim() {
+    fn p26_the_event_log_is_cut_to_its_bound_without_a_trim() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         for _ in 0..3000 {

@@ -7,9 +7,9 @@ mod story;
 
 #[test]
 fn the_history_has_every_command() {
-    let lab = story::version_2();
+    let lab = story::version_3();
     let names: std::collections::BTreeSet<_> = lab.log.iter().map(|entry| entry.command.name()).collect();
-    assert_eq!(names.len(), 33, "{names:?}");
+    assert_eq!(names.len(), 36, "{names:?}");
 }
 
 #[test]
@@ -17,4 +17,11 @@ fn p22_the_history_of_version_2_gives_its_digest() {
     let digest = story::version_2().state.digest();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "1a8573f3a92dbfeb918dd57e14c5db3f93f88db27f9467ef91f16815a562decc");
+}
+
+#[test]
+fn p22_the_history_of_version_3_gives_its_digest() {
+    let digest = story::version_3().state.digest();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "44b441ec0c117ed5bcec633048ffa3bec5058586b223150db9a4075d7f4aa4a4");
 }

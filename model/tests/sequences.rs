@@ -22,7 +22,8 @@ use stratavore_model::command::{
 };
 use stratavore_model::{
     Changes, Code, Command, Entry, Epoch, EventId, Fence, HostId, HostState, LeaseBound, LogPosition,
-    OnDisconnect, RecordedEvent, Reply, Role, Row, RunnerState, State, TokenId, apply, invariant,
+    OnDisconnect, RecordedEvent, Reply, RestartPolicy, Role, Row, RunnerState, State, TokenId, apply,
+    invariant,
 };
 use uuid::Uuid;
 
@@ -88,8 +89,8 @@ impl Run {
                 let name = self.reference.projects[at].name.clone();
                 assert_eq!(outcome(self.lab.set_quota(&name, max)), self.reference.set_quota(at, max));
             }
-            Step::Launch { project, count, slots, no_queue, request, stop } => {
-                self.launch(project, count, slots, no_queue, (request, stop));
+            Step::Launch { project, count, slots, no_queue, request, stop, restart } => {
+                self.launch(project, count, slots, no_queue, (request, stop, restart));
             }
             Step::Retry { request, same } => self.retry(request, same),
             Step::Join { slots } => self.join(slots),
@@ -140,7 +141,7 @@ impl Run {
         count: usize,
         slots: u32,
         no_queue: bool,
-        (request, stop): (bool, bool),
+        (request, stop, restart): (bool, bool, RestartPolicy),
     ) {
         let at = usize::from(project) % self.reference.projects.len();
         let mut launch = self.lab.launch_command(&self.reference.projects[at].name.clone(), count);
@@ -148,7 +149,8 @@ impl Run {
         launch.no_queue = no_queue;
         launch.spec.on_disconnect = if stop { OnDisconnect::Stop } else { OnDisconnect::Keep };
         launch.spec.hold_ms = if count == 1 { 30_000 } else { 0 };
-        let policy = (stop, launch.spec.hold_ms);
+        launch.spec.restart = restart;
+        let policy = (stop, launch.spec.hold_ms, restart);
         let request = request.then(|| self.lab.v7(0));
         let reply = self.lab.apply(admin(), request, Command::Launch(launch.clone())).reply;
         let theirs = outcome(reply.clone().into_result());
@@ -269,7 +271,7 @@ impl Run {
         let Some(host) = pick(&self.reference.hosts, host) else { return };
         let (runner, id) = (self.reference.runners[at].id, self.reference.hosts[host].id);
         let theirs = self.lab.assign(runner, id).is_ok();
-        let mine = self.reference.assign(at, host, self.lab.index);
+        let mine = self.reference.assign(at, host, (self.lab.index, self.lab.now.0));
         assert_eq!(theirs, mine);
         if mine {
             assert_eq!(invariant::check_placed(&self.lab.state, id), []);
@@ -291,7 +293,7 @@ impl Run {
         let observation = self.observation(seen);
         let id = self.reference.hosts[host].id;
         let theirs = self.lab.report(id, vec![observation]).map(drop).map_err(|rejected| rejected.code);
-        assert_eq!(theirs, self.reference.report(host, seen));
+        assert_eq!(theirs, self.reference.report(host, seen, self.lab.now.0));
     }
 
     /// Mostly one of which this holds, sometimes any.

@@ -81,17 +81,17 @@ impl Registry {
     pub(crate) fn judge_node(&self, actor: &Actor, spki: &[u8; 32]) -> Verdict {
         let Actor::Node(node) = actor else { return Verdict::Unknown };
         let Some(raft) = self.raft() else { return self.judge_by_trust(*node, spki) };
-        let (known, highest, founded) = raft.read(|state| {
-            let highest = state.nodes().map(|node| node.id).max();
-            (query::admission(state, spki, actor), highest, state.cluster().is_some())
+        let (known, next) = raft.read(|state| {
+            let next = state.cluster().map(|cluster| cluster.next_node);
+            (query::admission(state, spki, actor), next)
         });
         match known {
-            _ if !founded => self.judge_by_trust(*node, spki),
+            _ if next.is_none() => self.judge_by_trust(*node, spki),
             query::Admission::Admitted => Verdict::Admit,
             query::Admission::Removed if is_member(&raft, *node) => Verdict::Admit,
             query::Admission::Removed => Verdict::Revoked,
             // The CA certifies registered keys only and ids count up: this one was registered after what is applied.
-            query::Admission::Unknown if highest.is_some_and(|highest| *node > highest) => Verdict::Admit,
+            query::Admission::Unknown if next.is_some_and(|next| *node >= next) => Verdict::Admit,
             query::Admission::Unknown => Verdict::Unknown,
         }
     }

@@ -98,13 +98,33 @@ pub enum Command {
         #[arg(long, value_name = "HOST[:PORT]")]
         advertise: Option<Advertise>,
     },
-    /// Go on with what a damaged log still has (a cluster of one node)
+    /// Go on with what a damaged log still has, or with one node of a lost quorum
     Recover {
         #[arg(long, value_name = "D")]
         data_dir: PathBuf,
         /// Acknowledged changes may be lost; the incarnation is raised
         #[arg(long, required = true)]
         accept_loss: bool,
+        /// Most voters are gone for good: this node goes on alone, and the others are removed
+        #[arg(long)]
+        lost_quorum: bool,
+    },
+    /// Make one node of a backup, in the next incarnation; the old nodes are out of it
+    Restore {
+        #[arg(long, value_name = "D")]
+        data_dir: PathBuf,
+        /// What `stratavore cluster snapshot FILE` wrote
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Host name or address that others reach this node at [default: that of the node that made the backup]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        advertise: Option<Advertise>,
+        /// The file `removed-keys` of a node of the old cluster: what was removed after the backup stays removed
+        #[arg(long, value_name = "FILE")]
+        removed_keys: Option<PathBuf>,
+        /// The new incarnation is at least this, where the old cluster is known to have gone further than the backup
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        incarnation: u64,
     },
     /// Look at the configuration
     Config {

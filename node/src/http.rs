@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::link::hub::Hub;
 use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
 
 /// Below this a database may fail at any write. What the reserve file holds is not counted as free.
 const DISK_FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
@@ -24,6 +25,7 @@ const DISK_FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 pub(crate) struct Probes {
     pub(crate) raft: Handle,
     pub(crate) hub: Hub,
+    pub(crate) quarantine: Quarantine,
     pub(crate) data_dir: PathBuf,
     pub(crate) metrics: Metrics,
 }
@@ -54,9 +56,14 @@ async fn healthz() -> Result<Response, Infallible> {
     Ok(answer(StatusCode::OK, &json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")})))
 }
 
-/// Ready = what was committed is applied, a leader is known, and the disk takes writes.
+/// Ready = what was committed is applied, a leader is known, the state is the majority's, and the disk takes writes.
 async fn readyz(Extracted(probes): Extracted<Probes>) -> Response {
-    let components = [("raft", probes.raft_component()), ("disk", probes.disk()), ("link", probes.link())];
+    let components = [
+        ("raft", probes.raft_component()),
+        ("state", probes.state()),
+        ("disk", probes.disk()),
+        ("link", probes.link()),
+    ];
     let ready = components.iter().all(|(_, component)| component.ok);
     let shown: serde_json::Map<String, Value> = components
         .into_iter()
@@ -87,6 +94,14 @@ impl Probes {
             figures.committed
         );
         Component { ok: led, detail }
+    }
+
+    /// P24.
+    fn state(&self) -> Component {
+        match self.quarantine.why() {
+            None => Component { ok: true, detail: "as the majority's, as far as compared".to_owned() },
+            Some(why) => Component { ok: false, detail: format!("quarantined: {why}") },
+        }
     }
 
     fn disk(&self) -> Component {

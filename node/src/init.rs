@@ -24,7 +24,7 @@ const FIRST_NODE: NodeId = NodeId(1);
 const ADMIN: &str = "admin";
 
 /// The context file for the first user, in the data directory.
-const ADMIN_FILE: &str = "admin.yaml";
+pub(crate) const ADMIN_FILE: &str = "admin.yaml";
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,8 @@ impl Birth {
     }
 }
 
-fn certified(
+/// A new key and its certificate.
+pub(crate) fn certified(
     ca: &Ca,
     identity: &Identity,
     names: &[String],

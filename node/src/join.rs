@@ -17,6 +17,7 @@ use crate::api::status::ApiError;
 use crate::convert::{command, id};
 use crate::link::certificate::{IssueError, Issuer, server_names};
 use crate::listen::stream::ConnectionInfo;
+use crate::quarantine::Quarantine;
 use crate::{reachable, welcome};
 
 /// A join is small: a CSR, a few labels.
@@ -33,6 +34,8 @@ pub(crate) struct Join {
     pub(crate) node: NodeId,
     pub(crate) raft: Handle,
     pub(crate) issuer: Issuer,
+    /// P24: what this node would answer from may be wrong.
+    pub(crate) quarantine: Quarantine,
 }
 
 #[tonic::async_trait]
@@ -56,6 +59,7 @@ impl JoinService for Join {
 
 impl Join {
     async fn redeem(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinResponse, ApiError> {
+        self.quarantine.check().map_err(ReadError::Unavailable)?;
         self.check_cluster(&request.cluster_id)?;
         let key = PublicKey::from_csr(&request.csr_der).map_err(|error| {
             Rejected::bad_argument("csr_der", error.to_string(), "join with an agent or CLI of ours")

@@ -7,7 +7,7 @@ use stratavore_node::args::{Args, Command, ConfigCommand, Shared};
 use stratavore_node::config::Config;
 use stratavore_node::exit::{Code, Failure};
 use stratavore_node::server::Options;
-use stratavore_node::{init, joining, recover, run};
+use stratavore_node::{init, joining, recover, restore, run};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -58,10 +58,17 @@ fn execute(args: Args) -> Result<(), Failure> {
             let config = configured(&shared)?;
             runtime()?.block_on(run::run(Options { data_dir, config, advertise }))
         }
-        Some(Command::Recover { data_dir, .. }) => {
+        Some(Command::Recover { data_dir, lost_quorum, .. }) => {
             configured(&shared)?;
-            let recovered = runtime()?.block_on(recover::recover_accept_loss(&data_dir))?;
+            let recovered = runtime()?.block_on(recover::recover_accept_loss(&data_dir, lost_quorum))?;
             print(&recovered.to_string())
+        }
+        Some(Command::Restore { data_dir, from, advertise, removed_keys, incarnation }) => {
+            let config = configured(&shared)?;
+            let request =
+                restore::Request { file: from, advertise, removed_keys, incarnation_min: incarnation };
+            let restored = runtime()?.block_on(restore::restore(&data_dir, request, &config))?;
+            print(&restored.to_string())
         }
     }
 }

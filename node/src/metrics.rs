@@ -16,8 +16,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Connections;
+use crate::clock::{self, Clock};
 use crate::leader::placement::PlacementCounters;
 use crate::link::hub::Hub;
+use crate::quarantine::Quarantine;
 
 /// Placements whose start has not been reported yet; beyond it the start time of the oldest is not measured.
 const STARTS_TRACKED_MAX: usize = 10_000;
@@ -36,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: Connections,
     pub(crate) placement: PlacementCounters,
     pub(crate) counted: Counted,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) clock: Clock,
     pub(crate) started: Instant,
     pub(crate) certificate_expires_unix_s: u64,
 }
@@ -138,6 +142,8 @@ impl Metrics {
         families.extend(self.flow());
         families.extend(self.counted.starts.collect());
         families.extend(self.counted.heartbeats.collect());
+        // The encoder takes a family without samples, such as that of the hosts before there is one, for a mistake.
+        families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
@@ -163,6 +169,26 @@ impl Metrics {
                 "Unix time at which this node's certificate ends.",
                 float(self.certificate_expires_unix_s),
             ),
+            one(
+                "stratavore_quarantined",
+                "1 while this node serves nothing because its state is not the majority's.",
+                flag(self.quarantine.why().is_some()),
+            ),
+            one(
+                "stratavore_state_disputed",
+                "1 while states differ and no majority agrees.",
+                flag(self.quarantine.dispute().is_some()),
+            ),
+            one(
+                "stratavore_clock_off",
+                "1 while this node's clock is more than 5 s off the voters' median.",
+                flag(self.clock.ahead_ms().is_some_and(clock::is_off)),
+            ),
+            total(
+                "stratavore_state_rebuilds_total",
+                "Times this node took another node's state in place of its own.",
+                [(Vec::new(), float(self.quarantine.rebuilds()))],
+            ),
         ]
     }
 
@@ -170,7 +196,7 @@ impl Metrics {
         let figures = self.raft.metrics();
         let leads = figures.role == Role::Leader;
         vec![
-            one("stratavore_raft_is_leader", "1 while this node leads.", f64::from(u8::from(leads))),
+            one("stratavore_raft_is_leader", "1 while this node leads.", flag(leads)),
             one("stratavore_raft_term", "The raft term.", float(figures.term)),
             one(
                 "stratavore_raft_last_log_index",
@@ -186,6 +212,21 @@ impl Metrics {
                 "stratavore_raft_last_applied_index",
                 "Index of the last applied entry.",
                 float(figures.last_applied),
+            ),
+            one(
+                "stratavore_raft_snapshot_index",
+                "Index of this node's newest snapshot.",
+                float(figures.snapshot),
+            ),
+            one(
+                "stratavore_raft_purged_index",
+                "Index up to which the log was purged.",
+                float(figures.purged),
+            ),
+            total(
+                "stratavore_raft_snapshots_installed_total",
+                "Snapshots of a leader's that took the place of this node's state.",
+                [(Vec::new(), float(figures.snapshots_installed))],
             ),
             latency(
                 "stratavore_raft_commit_seconds",
@@ -299,6 +340,10 @@ fn capacity(state: &State) -> Vec<(Vec<LabelPair>, f64)> {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus knows nothing but floats")]
 fn float(value: u64) -> f64 {
     value as f64
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }
 
 fn count(value: usize) -> f64 {

@@ -1,5 +1,6 @@
 //! `stratavored recover --accept-loss`: a one-node cluster goes on with what its damaged log still has. The incarnation
-//! is raised (P1), so that nothing numbered before can be confused with what comes.
+//! is raised (P1), so that nothing numbered before can be confused with what comes. With `--lost-quorum` one of several
+//! voters goes on alone.
 
 use std::path::Path;
 
@@ -27,18 +28,21 @@ impl std::fmt::Display for Recovered {
     }
 }
 
-/// Recovers the node in `data_dir`.
+/// Recovers the node in `data_dir`; with `lost_quorum` also one of several voters, whose others are gone for good.
 ///
 /// # Errors
 /// The directory is not a node's, is in use, or cannot be recovered.
-pub async fn recover_accept_loss(data_dir: &Path) -> Result<Recovered, Failure> {
+pub async fn recover_accept_loss(data_dir: &Path, lost_quorum: bool) -> Result<Recovered, Failure> {
     let (dir, node) = DataDir::open(data_dir)?;
     let nonce = id::random().map_err(|error| Failure::generic("cannot recover", &error))?;
     let params =
         RecoverParams { node_id: NodeId(node.node_id), cluster_id: node.cluster_id, nonce, at: id::now() };
-    let recovered = stratavore_raft::recover_accept_loss(dir.path(), params)
-        .await
-        .map_err(|error| storage::failure(&error))?;
+    let recovered = if lost_quorum {
+        stratavore_raft::recover_lost_quorum(dir.path(), params).await
+    } else {
+        stratavore_raft::recover_accept_loss(dir.path(), params).await
+    };
+    let recovered = recovered.map_err(|error| storage::failure(&error))?;
     Ok(Recovered {
         incarnation: recovered.incarnation,
         last_kept: recovered.last_kept,

@@ -10,12 +10,12 @@ use stratavore_raft::{Connector, Handle, OpenParams, RaftServer, RaftTimings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::address::{self, Advertise, Binds};
+use crate::address::{self, Advertise};
 use crate::admission::{Connections, Registry};
 use crate::announce::Announce;
 use crate::api::{self, Api};
+use crate::clock::{Clock, ClockWatch};
 use crate::config::Config;
-use crate::convert::id;
 use crate::data_dir::{self, DataDir, NodeFile};
 use crate::dispatch::Dispatch;
 use crate::exit::{Code, Failure};
@@ -33,9 +33,9 @@ use crate::link::handshake::Greeter;
 use crate::link::hub::Hub;
 use crate::link::ingest::Ingest;
 use crate::link::trust::TrustUpdates;
-use crate::listen;
 use crate::listen::accept::{Acceptor, Admittance};
 use crate::listen::bounds::JoinGate;
+use crate::listen::sockets::Sockets;
 use crate::metrics::{Counted, Metrics};
 use crate::own_certificate::{OwnCertificate, TlsPorts};
 use crate::peer::channels::Channels;
@@ -44,6 +44,7 @@ use crate::peer::dial::{Dialer, Removal};
 use crate::peer::renewals::RenewalRelay;
 use crate::peer::service::Peers;
 use crate::quarantine::{Guard, Quarantine};
+use crate::removed_keys;
 use crate::storage;
 use crate::tasks::{TaskKind, Tasks};
 use crate::trust::Trust;
@@ -102,37 +103,6 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Sockets are bound before anything else is opened, so that a taken port is told at once.
-struct Sockets {
-    grpc: TcpListener,
-    quic: std::net::UdpSocket,
-    raft: TcpListener,
-    join: TcpListener,
-    metrics: Option<TcpListener>,
-}
-
-impl Sockets {
-    fn bind(binds: &Binds) -> Result<Self, Failure> {
-        Ok(Self {
-            grpc: listen::tcp(listen::GRPC, binds.grpc)?,
-            quic: listen::udp(listen::QUIC, binds.quic)?,
-            raft: listen::tcp(listen::RAFT, binds.raft)?,
-            join: listen::tcp(listen::JOIN, binds.join)?,
-            metrics: binds.metrics.map(|at| listen::tcp(listen::METRICS, at)).transpose()?,
-        })
-    }
-
-    fn addresses(&self) -> std::io::Result<Addresses> {
-        Ok(Addresses {
-            grpc: self.grpc.local_addr()?,
-            quic: self.quic.local_addr()?,
-            raft: self.raft.local_addr()?,
-            join: self.join.local_addr()?,
-            metrics: self.metrics.as_ref().map(TcpListener::local_addr).transpose()?,
-        })
-    }
-}
-
 /// What the parts are built from.
 struct Parts {
     node: NodeId,
@@ -142,6 +112,7 @@ struct Parts {
     registry: Arc<Registry>,
     channels: Channels,
     quarantine: Quarantine,
+    clock: Clock,
     issuer: Issuer,
     renewals: Renewals,
     counted: Counted,
@@ -170,14 +141,19 @@ impl Server {
         let tls = TlsPorts::new(&credentials, registry.clone())?;
         let (dialer, removal) = (Dialer::new(tls.own(), registry.clone()), Removal::new());
         let connector = dialer.connector(removal.clone());
-        let (raft, raft_server) = open_raft(data_dir.path(), &node, connector).await?;
+        let timings = options.config.raft.timings();
+        let (raft, raft_server) = open_raft(data_dir.path(), &node, timings, connector).await?;
         registry.attach(raft.clone());
         // P4: whoever leads stamps, also what other nodes bring.
-        raft.set_stamp(Arc::new(id::now));
+        let clock = Clock::new(NodeId(node.node_id));
+        raft.set_stamp(Arc::new({
+            let clock = clock.clone();
+            move || clock.now()
+        }));
 
         let (root, announced) = Tasks::root();
         let groups = Groups::below(&root);
-        let parts = Parts::new(&node, raft.clone(), tls, (dialer, registry.clone()), &root, started)?;
+        let parts = Parts::new(&node, raft.clone(), tls, (dialer, registry.clone()), clock, &root, started)?;
         let expires = credentials.validity().map(|validity| validity.not_after_unix_s).unwrap_or(0);
         let secret = credentials.key().pkcs8_der();
         let farewell = parts.start_link(&groups, sockets.quic, secret, periods(&options.config))?;
@@ -189,6 +165,7 @@ impl Server {
         let announce =
             Announce { node: parts.node, addresses: address::advertised(host, ports), raft: raft.clone() };
         groups.loops.spawn(TaskKind::Announce, announce.run(groups.loops.token().clone()));
+        removed_keys::start(&groups.loops, parts.raft.clone(), data_dir.path())?;
         let own = OwnCertificate {
             node: parts.node,
             advertised: host.to_owned(),
@@ -290,13 +267,14 @@ impl Groups {
 async fn open_raft(
     data_dir: &Path,
     node: &NodeFile,
+    timings: RaftTimings,
     connector: Connector,
 ) -> Result<(Handle, RaftServer), Failure> {
     let params = OpenParams {
         data_dir: data_dir.to_owned(),
         node_id: NodeId(node.node_id),
         cluster_id: node.cluster_id,
-        timings: RaftTimings::default(),
+        timings,
         connector: Some(connector),
     };
     stratavore_raft::open(params).await.map_err(|error| storage::failure(&error))
@@ -315,17 +293,22 @@ impl Parts {
         raft: Handle,
         tls: TlsPorts,
         (dialer, registry): (Dialer, Arc<Registry>),
+        clock: Clock,
         root: &Tasks,
         started: Instant,
     ) -> Result<Self, Failure> {
         let counted = Counted::new().map_err(|error| Failure::generic("a metric is not valid", &error))?;
+        let me = NodeId(node.node_id);
+        // P24: known damage is not served for a moment, unless nobody else can serve.
+        let damage = raft.state_damage().filter(|_| raft.membership().voters().any(|voter| voter != me));
         Ok(Self {
-            node: NodeId(node.node_id),
+            node: me,
             hub: Hub::default(),
             connections: Connections::new(root.token().child_token()),
             registry,
             channels: Channels::new(raft.clone(), dialer),
-            quarantine: Quarantine::new(),
+            quarantine: Quarantine::new(damage),
+            clock,
             issuer: Issuer::new(raft.clone()),
             renewals: Renewals::new(),
             counted,
@@ -359,6 +342,13 @@ impl Parts {
             quarantine: self.quarantine.clone(),
         };
         groups.loops.spawn(TaskKind::Quarantine, guard.run(stop.clone()));
+        let watch = ClockWatch {
+            node: self.node,
+            raft: self.raft.clone(),
+            channels: self.channels.clone(),
+            clock: self.clock.clone(),
+        };
+        groups.loops.spawn(TaskKind::Clock, watch.run(stop.clone()));
         let trust = TrustUpdates { raft: self.raft.clone(), hub: self.hub.clone() };
         groups.loops.spawn(TaskKind::Trust, trust.run(stop.clone()));
         let sweep = self.connections.clone().run(self.raft.clone(), self.registry.clone(), stop.clone());
@@ -403,7 +393,9 @@ impl Parts {
             renewals: self.renewals.clone(),
             tasks: groups.api.clone(),
             channels: self.channels.clone(),
+            issuer: self.issuer.clone(),
             quarantine: self.quarantine.clone(),
+            clock: self.clock.clone(),
             started: self.started,
             data_dir: data_dir.to_path_buf(),
         };
@@ -430,7 +422,12 @@ impl Parts {
         let gate = Arc::new(Mutex::new(JoinGate::new(Instant::now())));
         let admittance = Admittance::Stranger { lifetime: join::CONNECTION_LIFETIME, gate };
         let acceptor = self.acceptor("join", listener, self.tls.join(), admittance, groups);
-        let join = Join { node: self.node, raft: self.raft.clone(), issuer: self.issuer.clone() };
+        let join = Join {
+            node: self.node,
+            raft: self.raft.clone(),
+            issuer: self.issuer.clone(),
+            quarantine: self.quarantine.clone(),
+        };
         let serving = grpc::join(join, acceptor.start(), groups.serve.token().clone());
         groups.serve.spawn(TaskKind::Serve, serving);
     }
@@ -449,11 +446,13 @@ impl Parts {
             connections: self.connections.clone(),
             placement: self.placement.clone(),
             counted: self.counted.clone(),
+            quarantine: self.quarantine.clone(),
+            clock: self.clock.clone(),
             started: self.started,
             certificate_expires_unix_s,
         };
-        let probes =
-            Probes { raft: self.raft.clone(), hub: self.hub.clone(), data_dir: data_dir.to_owned(), metrics };
+        let (raft, hub, quarantine) = (self.raft.clone(), self.hub.clone(), self.quarantine.clone());
+        let probes = Probes { raft, hub, quarantine, data_dir: data_dir.to_owned(), metrics };
         groups.serve.spawn(TaskKind::Http, http::serve(listener, probes, groups.serve.token().clone()));
     }
 

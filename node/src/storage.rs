@@ -21,6 +21,19 @@ pub(crate) fn failure(error: &OpenError) -> Failure {
                 dir.display()
             ),
         ),
+        OpenError::OtherVoters { dir, .. } => Failure::new(
+            Code::Conflict,
+            message,
+            format!(
+                "remove this node through another one with `stratavore cluster remove` and join again with an empty \
+                 directory; only if most voters are gone for good, take the one that got furthest: \
+                 `stratavored recover --accept-loss --lost-quorum --data-dir {}`",
+                dir.display()
+            ),
+        ),
+        OpenError::NotRecoverable(_) => {
+            Failure::new(Code::Usage, message, "choose another node's directory, or restore a backup")
+        }
         OpenError::Locked { .. } | OpenError::Foreign { .. } | OpenError::AlreadyInitialized { .. } => {
             Failure::new(Code::Conflict, message, "give each node its own --data-dir")
         }

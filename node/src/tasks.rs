@@ -33,6 +33,8 @@ pub(crate) enum TaskKind {
     Contact,
     /// Compares this node's state with the others'.
     Quarantine,
+    /// Compares this node's clock with the other voters'.
+    Clock,
     /// Tells agents which nodes there are.
     Trust,
     /// Desired state down to the agents.
@@ -51,6 +53,8 @@ pub(crate) enum TaskKind {
     Http,
     /// Keeps this node's own certificate fresh.
     Certificate,
+    /// Writes down which keys were removed.
+    RemovedKeys,
     /// One subscription of an API client.
     Subscription,
 }
@@ -77,6 +81,7 @@ impl TaskKind {
             Self::Renewals => ("renewals", OnError::Fatal),
             Self::Contact => ("contact", OnError::Fatal),
             Self::Quarantine => ("quarantine", OnError::Fatal),
+            Self::Clock => ("clock", OnError::Fatal),
             Self::Trust => ("trust", OnError::Fatal),
             Self::Dispatch => ("dispatch", OnError::Fatal),
             Self::Ingest => ("ingest", OnError::Fatal),
@@ -86,6 +91,7 @@ impl TaskKind {
             Self::Announce => ("announce", OnError::Log),
             Self::Http => ("http", OnError::Fatal),
             Self::Certificate => ("certificate", OnError::Log),
+            Self::RemovedKeys => ("removed keys", OnError::Log),
             Self::Subscription => ("subscription", OnError::Log),
         }
     }

@@ -43,10 +43,11 @@ pub(crate) fn line(
     match &wanted.want {
         DesiredWant::Run => {
             line.want = v1::Want::Run as i32;
+            let grace = state.cluster().map_or(0, |cluster| cluster.lease.kill_grace_ms);
             line.start = state
                 .runner(wanted.runner)
                 .filter(|_| with_start)
-                .map(|record| runner::start(record, host_epoch));
+                .map(|record| runner::start(record, host_epoch, grace));
         }
         DesiredWant::Stop { force, reason } => {
             line.want = v1::Want::Stop as i32;
@@ -89,6 +90,9 @@ pub(crate) fn message(state: &State, host: HostId, host_epoch: Epoch, periods: P
         desired: None,
         nodes: gateways(state, host),
         incarnation: state.incarnation(),
+        incarnation_nonce: cluster
+            .map(|cluster| cluster.incarnation.nonce.to_vec().into())
+            .unwrap_or_default(),
         renew_ms: lease.renew_ms,
         lease_ms: lease.ttl_ms,
         trust_ca_der: cluster.map(|cluster| cluster.ca_cert_der.clone().into()).unwrap_or_default(),
@@ -122,7 +126,7 @@ fn weight(host: HostId, node: u64) -> [u8; 32] {
     Sha256::new().chain_update(host.as_str()).chain_update(node.to_be_bytes()).finalize().into()
 }
 
-/// Every registered key of every node: agents accept no others (P18).
+/// Every registered key of every node, those reserved for restores too: agents accept no others (P18).
 pub(crate) fn trusted(state: &State) -> Vec<v1::TrustedNode> {
     let keys = state.keys().filter(|key| !key.removed);
     keys.filter_map(|key| match key.identity {

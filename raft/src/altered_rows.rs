@@ -5,41 +5,19 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rocksdb::{IteratorMode, WriteBatch};
 use stratavore_model as model;
 use stratavore_model::NodeId;
 
 use crate::backup::BackupHeader;
 use crate::conformance::identity;
-use crate::db::{self, ROWS, family};
 use crate::error::{BackupError, OpenError};
-use crate::layout::Layout;
+use crate::fault::{AlteredDigest, alter_rows};
 use crate::lost_quorum::recover_lost_quorum;
 use crate::open::{OpenParams, open};
-use crate::record::{decode_row, encode_row};
 use crate::recover::{RecoverParams, recover_accept_loss};
 use crate::restore::{RestoreParams, read_backup_header, restore_from_file};
-use crate::state_store::active_database;
 use crate::three_nodes::{Node, agree, cluster, project, propose};
 use crate::timings::RaftTimings;
-
-/// Changes one project's row in a stopped node's database, as a broken disk or a curious person would.
-fn alter_row(data_dir: &Path) {
-    let path = active_database(&Layout::new(data_dir)).unwrap();
-    let raw = db::open_state(&path, false).unwrap();
-    let rows = family(&raw, ROWS).unwrap();
-    for item in raw.iterator_cf(rows, IteratorMode::Start) {
-        let (key, value) = item.unwrap();
-        if let model::Row::Project(mut project) = decode_row(&value).unwrap() {
-            project.path.push_str("/altered");
-            let mut batch = WriteBatch::default();
-            batch.put_cf(rows, key, encode_row(&model::Row::Project(project)));
-            raw.write(batch).unwrap();
-            return raw.flush_wal(true).unwrap();
-        }
-    }
-    panic!("there is no project to alter");
-}
 
 fn set(ids: &[u64]) -> BTreeSet<NodeId> {
     ids.iter().copied().map(NodeId).collect()
@@ -56,7 +34,7 @@ async fn p24_altered_rows_are_found_and_the_state_is_rebuilt_from_a_peer() {
     assert_eq!(nodes[&3].handle().scrub().await.unwrap(), None);
 
     nodes.get_mut(&3).unwrap().stop().await;
-    alter_row(nodes[&3].data_dir());
+    alter_rows(nodes[&3].data_dir(), AlteredDigest::Kept).unwrap();
     propose(nodes[&1].handle(), 80..120).await;
     nodes.get_mut(&3).unwrap().restart().await;
     // By itself, from what was written with the rows.
@@ -152,7 +130,7 @@ fn params(node: u64) -> RestoreParams {
 }
 
 async fn backup_of(node: &Node, path: &Path) -> BackupHeader {
-    node.handle().snapshot_to_file(path).await.unwrap()
+    node.handle().snapshot_to_file(path, None).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,9 +149,9 @@ async fn p1_a_backup_restores_everything_under_a_raised_incarnation() {
     assert!(backup_of(&nodes[&1], &file).await.index > header.index, "an older one is replaced");
 
     let target = dir.path().join("restored");
-    let restored = restore_from_file(&file, &target, params(7)).await.unwrap();
+    let (restored, ()) = restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap();
     assert_eq!(restored.incarnation, 2);
-    let again = restore_from_file(&file, &target, params(7)).await.unwrap_err();
+    let again = restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap_err();
     assert!(matches!(again, BackupError::Open(OpenError::AlreadyInitialized { .. })), "{again}");
 
     let open_params = OpenParams {
@@ -207,7 +185,7 @@ async fn a_damaged_or_foreign_backup_is_refused_and_leaves_nothing() {
 
     let mut foreign = params(7);
     foreign.cluster_id = Some("fedcba9876543210".parse().unwrap());
-    let other = restore_from_file(&file, &target, foreign).await.unwrap_err();
+    let other = restore_from_file(&file, &target, |_, _| Ok((foreign, ()))).await.unwrap_err();
     assert!(matches!(other, BackupError::OtherCluster { .. }), "{other}");
 
     let mut flipped = whole.clone();
@@ -215,11 +193,11 @@ async fn a_damaged_or_foreign_backup_is_refused_and_leaves_nothing() {
     flipped[middle] ^= 1;
     for broken in [&whole[..whole.len() - 1], &whole[..30], &flipped, b"something else entirely"] {
         fs::write(&file, broken).unwrap();
-        let refused = restore_from_file(&file, &target, params(7)).await.unwrap_err();
+        let refused = restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap_err();
         assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
         let left = fs::read_dir(&target).map_or(0, Iterator::count);
         assert_eq!(left, 0, "a refused restore leaves nothing behind");
     }
     fs::write(&file, &whole).unwrap();
-    restore_from_file(&file, &target, params(7)).await.unwrap();
+    restore_from_file(&file, &target, |_, _| Ok((params(7), ()))).await.unwrap();
 }

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use model::{ClusterId, Millis, NodeId};
+use model::{ClusterId, Millis, NodeId, SecretBytes};
 use prost::Message;
 use stratavore_model as model;
 use stratavore_proto::raft as pb;
@@ -49,6 +49,16 @@ pub struct BackupHeader {
     pub node_id: NodeId,
     /// The state's clock when it was taken.
     pub at: Millis,
+    /// None of a cluster that reserved no node for it: its version was too old (P22).
+    pub reserved: Option<ReservedNode>,
+}
+
+/// The node that a restore of this backup is: registered before the backup was made, so that agents know its key (P18).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservedNode {
+    pub node: NodeId,
+    /// PKCS #8 in DER. It is in the backup and nowhere else.
+    pub key: SecretBytes,
 }
 
 impl BackupHeader {
@@ -63,6 +73,12 @@ impl BackupHeader {
             cluster_version: self.cluster_version,
             node_id: self.node_id.0,
             made_at_ms: self.at.0,
+            reserved_node: self.reserved.as_ref().map_or(0, |reserved| reserved.node.0),
+            reserved_key_der: self
+                .reserved
+                .as_ref()
+                .map(|reserved| bytes::Bytes::copy_from_slice(reserved.key.reveal()))
+                .unwrap_or_default(),
         }
     }
 
@@ -76,6 +92,10 @@ impl BackupHeader {
             cluster_version: header.cluster_version,
             node_id: NodeId(header.node_id),
             at: Millis(header.made_at_ms),
+            reserved: (header.reserved_node > 0).then(|| ReservedNode {
+                node: NodeId(header.reserved_node),
+                key: SecretBytes::new(header.reserved_key_der.to_vec()),
+            }),
         })
     }
 }
@@ -83,30 +103,38 @@ impl BackupHeader {
 impl Handle {
     /// Writes everything that was acknowledged before the call into `path`: consistent, checksummed, readable by the
     /// owner only, synced, and renamed into place, so that the name never holds a part. Works on every node that
-    /// reaches the leader.
+    /// reaches the leader. `reserved` goes into the header; its registration must be acknowledged already.
     ///
     /// # Errors
     /// When the leader does not confirm, the state is damaged, or the disk refuses; `path` is untouched then.
-    pub async fn snapshot_to_file(&self, path: &Path) -> Result<BackupHeader, BackupError> {
+    pub async fn snapshot_to_file(
+        &self,
+        path: &Path,
+        reserved: Option<ReservedNode>,
+    ) -> Result<BackupHeader, BackupError> {
         self.linearize().await?;
         if let Some(damage) = self.state_damage() {
             return Err(BackupError::Damaged { path: path.to_path_buf(), detail: damage });
         }
         let (store, path) = (self.shared.state.clone(), path.to_path_buf());
-        tokio::task::spawn_blocking(move || write_file(&store, &path))
+        tokio::task::spawn_blocking(move || write_file(&store, &path, reserved))
             .await
             .map_err(|error| BackupError::Io { path: PathBuf::new(), source: io::Error::other(error) })?
     }
 }
 
-fn write_file(store: &StateStore, path: &Path) -> Result<BackupHeader, BackupError> {
+fn write_file(
+    store: &StateStore,
+    path: &Path,
+    reserved: Option<ReservedNode>,
+) -> Result<BackupHeader, BackupError> {
     let failed = BackupError::io(path);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".part");
     let temporary = PathBuf::from(temporary);
     let write = || -> io::Result<BackupHeader> {
         let (meta, exported) = snapshot::export(store)?;
-        let header = describe(store, &meta, &exported)?;
+        let header = BackupHeader { reserved: reserved.clone(), ..describe(store, &meta, &exported)? };
         // A left-over of a crash may have other permissions.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -147,6 +175,7 @@ fn describe(store: &StateStore, meta: &SnapshotMeta, exported: &SnapshotDir) -> 
         cluster_version: cluster.version,
         node_id: store.identity().node_id,
         at: state.now(),
+        reserved: None,
     })
 }
 

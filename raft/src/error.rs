@@ -42,6 +42,16 @@ pub enum OpenError {
     /// `bootstrap` found something already there.
     #[error("{} already holds a cluster; choose an empty directory", dir.display())]
     AlreadyInitialized { dir: PathBuf },
+    /// Others may have what this node lost (P19).
+    #[error(
+        "{} is of a cluster with {voters} voters: the others may have what this node lost, and one that goes on alone \
+         gives up what only they have",
+        dir.display()
+    )]
+    OtherVoters { dir: PathBuf, voters: usize },
+    /// There is nothing that a forced recovery could go on with.
+    #[error("nothing was recovered: {0}")]
+    NotRecoverable(String),
     /// The timings contradict each other.
     #[error("the raft timings are not valid: {0}")]
     Timings(String),
@@ -123,6 +133,9 @@ pub enum BackupError {
     /// It is of another cluster.
     #[error("{} is a backup of cluster {found}, not of {expected}", path.display())]
     OtherCluster { path: PathBuf, expected: String, found: String },
+    /// It cannot be restored as it was asked for.
+    #[error("{0}")]
+    Refused(String),
     /// The data directory was refused, or the restored node did not start.
     #[error(transparent)]
     Open(#[from] OpenError),

@@ -215,6 +215,7 @@ impl Handle {
             applied_entries: Counters::read(&counters.applied_entries),
             apply_batches: Counters::read(&counters.apply_batches),
             apply_panics: Counters::read(&counters.apply_panics),
+            snapshots_installed: Counters::read(&counters.snapshots_installed),
             reserve_present: reserve::present(&self.shared.state.layout().reserve()),
         }
     }

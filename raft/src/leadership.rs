@@ -54,8 +54,8 @@ impl Handle {
         self.shared.core.may_lead()
     }
 
-    /// What this node stamps on entries that other nodes bring it while it leads (P4). Without it they keep the time
-    /// of the node that took the request.
+    /// What this node stamps on entries while it leads (P4), its own and those that other nodes bring. Without it they
+    /// keep the time of the node that took the request.
     pub fn set_stamp(&self, stamp: Stamp) {
         self.shared.core.set_stamp(stamp);
     }

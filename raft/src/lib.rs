@@ -13,6 +13,7 @@ mod digests;
 mod error;
 mod events;
 mod fatal;
+pub mod fault;
 mod forward;
 mod group_commit;
 mod handle;
@@ -64,7 +65,7 @@ mod reopen;
 #[cfg(test)]
 mod three_nodes;
 
-pub use backup::BackupHeader;
+pub use backup::{BackupHeader, ReservedNode};
 pub use bootstrap::{BootstrapParams, bootstrap, prepare_learner};
 pub use core::Stamp;
 pub use digests::DigestReport;
@@ -83,4 +84,4 @@ pub use open::{OpenParams, open};
 pub use recover::{RecoverParams, Recovered, recover_accept_loss};
 pub use restore::{RestoreParams, Restored, read_backup_header, restore_from_file};
 pub use state_store::AppliedBatch;
-pub use timings::RaftTimings;
+pub use timings::{KEPT_LOG_ENTRIES, RaftTimings};

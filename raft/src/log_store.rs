@@ -190,6 +190,11 @@ impl LogStore {
         tail.last.or(tail.purged)
     }
 
+    /// What this node knows to be committed.
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.tail().committed
+    }
+
     /// At least one entry of `[start, end)`, in order; an error when the log does not have all of them.
     pub(crate) fn entries(&self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
         if self.clip(start, end) != (start, end) {

@@ -19,7 +19,7 @@ use crate::log_store::Cell;
 use crate::mark::Mark;
 use crate::open::{Stores, open_mark};
 use crate::record::position::{log_id_to_pb, vote_to_pb};
-use crate::recover::{RecoverParams, Recovered, raise_incarnation, salvage};
+use crate::recover::{RecoverParams, Recovered, raise_alone, salvage};
 use crate::state_db::{Identity, StateDb, put_membership};
 use crate::state_store::active_database;
 use crate::types::{LogId, Member, Membership, StoredMembership, Vote};
@@ -28,7 +28,7 @@ use crate::types::{LogId, Member, Membership, StoredMembership, Vote};
 const CHUNK: u64 = 1024;
 
 /// Makes this node the only member of its cluster and raises the incarnation. Everything in its log is kept, also what
-/// was not known to be committed: nobody is left who could say.
+/// was not known to be committed: nobody is left who could say. The other nodes are removed.
 ///
 /// # Errors
 /// When the directory holds no cluster, another one, one in which this node is no member, or nothing readable.
@@ -37,20 +37,33 @@ pub async fn recover_lost_quorum(data_dir: &Path, params: RecoverParams) -> Resu
     let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id };
     let mut dropped = Vec::new();
     let stores = salvage(&layout, identity, &mut dropped)?;
-    let others = stand_alone(&layout, stores, params.node_id).await?;
+    let Left { others, upto, committed } = stand_alone(&layout, stores, params.node_id).await?;
     if !others.is_empty() {
         let names: Vec<String> = others.iter().map(ToString::to_string).collect();
+        let names = names.join(", ");
         dropped.push(format!(
-            "the members {}: never start them again with their old directories, let them join anew",
-            names.join(", ")
+            "what only the other members {names} had: this node's log ends at entry {upto}, and it knew {committed} to \
+             be committed"
+        ));
+        dropped.push(format!(
+            "the members {names}: never start them again with their old directories, let new ones join"
         ));
     }
-    raise_incarnation(&layout, params, dropped).await
+    raise_alone(&layout, params, dropped).await
 }
 
-/// Applies the whole log, then begins a log of its own behind it. Returns the members that are left behind.
-async fn stand_alone(layout: &Layout, stores: Stores, me: NodeId) -> Result<Vec<NodeId>, OpenError> {
+/// Who and what is left behind.
+struct Left {
+    others: Vec<NodeId>,
+    /// The last entry in this node's log, and the last that it knew to be committed.
+    upto: u64,
+    committed: u64,
+}
+
+/// Applies the whole log, then begins a log of its own behind it.
+async fn stand_alone(layout: &Layout, stores: Stores, me: NodeId) -> Result<Left, OpenError> {
     let failed = OpenError::io(layout.root());
+    let known = stores.state.image().applied.max(stores.log.committed());
     let apply = || -> io::Result<(Option<LogId>, StoredMembership)> {
         let upto = stores.log.last().next_index();
         loop {
@@ -65,10 +78,11 @@ async fn stand_alone(layout: &Layout, stores: Stores, me: NodeId) -> Result<Vec<
         Ok((image.applied, image.membership.clone()))
     };
     let (applied, membership) = apply().map_err(failed)?;
-    let nothing = || OpenError::Core("this node has applied nothing yet: there is nothing to recover".into());
+    let nothing = || OpenError::NotRecoverable("this node has applied nothing yet".into());
     let applied = applied.ok_or_else(nothing)?;
-    let own = membership.membership().get_node(&me.0).cloned().ok_or_else(|| {
-        OpenError::Core(format!("node {me} is no member of this cluster: recover one that is"))
+    let removed = stores.state.image().state.node(me).is_some_and(|node| node.removed);
+    let own = membership.membership().get_node(&me.0).cloned().filter(|_| !removed).ok_or_else(|| {
+        OpenError::NotRecoverable(format!("node {me} is no member of this cluster: recover one that is"))
     })?;
     let others = membership.nodes().map(|(id, _)| NodeId(*id)).filter(|id| *id != me).collect();
     let closed = [stores.log.closed(), stores.state.closed()];
@@ -78,7 +92,8 @@ async fn stand_alone(layout: &Layout, stores: Stores, me: NodeId) -> Result<Vec<
         while closed.changed().await.is_ok() {}
     }
     write(layout, me, applied, own).map_err(OpenError::io(layout.root()))?;
-    Ok(others)
+    let index = |id: Option<LogId>| id.map_or(0, |id| id.index());
+    Ok(Left { others, upto: applied.index(), committed: index(known) })
 }
 
 fn write(layout: &Layout, me: NodeId, applied: LogId, own: Member) -> io::Result<()> {

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_slot_wins_and_a_torn_one_falls_back() {
+    fn p19_the_newest_slot_wins_and_a_torn_one_falls_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
         let mut file = MarkFile::create(&path).unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn lowering_is_durable_at_once_and_stopping_writes_the_rest() {
+    fn p19_lowering_is_durable_at_once_and_stopping_writes_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
         let file = MarkFile::create(&path).unwrap();

@@ -14,6 +14,9 @@ use crate::handle::Handle;
 use crate::leadership::CAUGHT_UP_LAG;
 use crate::types::{LogId, Member, StoredMembership, TypeConfig};
 
+/// Voters that lose their vote stay as learners until [`Handle::remove_learner`].
+const KEEP_AS_LEARNERS: bool = true;
+
 /// A member as the configuration has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberInfo {
@@ -99,25 +102,13 @@ impl Handle {
         self.change(seen, ChangeMembers::SetNodes(nodes)).await
     }
 
-    /// As [`Self::set_voters`], but members left out stay as learners: who votes is one question, who leaves another.
+    /// Gives the vote to exactly these members, in one joint change: learners are promoted in pairs and a dead voter is
+    /// exchanged for a learner this way (P21). Members left out stay as learners: who votes is one question, who leaves
+    /// another.
     ///
     /// # Errors
     /// See [`MembershipError`].
     pub async fn set_votes(
-        &self,
-        seen: &MembershipView,
-        voters: impl IntoIterator<Item = NodeId>,
-    ) -> Result<(), MembershipError> {
-        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
-        self.change_keeping(seen, ChangeMembers::ReplaceAllVoters(voters), true).await
-    }
-
-    /// Gives the vote to exactly these members, in one joint change: learners are promoted in pairs and a
-    /// dead voter is exchanged for a learner this way (P21). Members left out lose their vote and leave.
-    ///
-    /// # Errors
-    /// See [`MembershipError`].
-    pub async fn set_voters(
         &self,
         seen: &MembershipView,
         voters: impl IntoIterator<Item = NodeId>,
@@ -132,45 +123,6 @@ impl Handle {
     /// See [`MembershipError`].
     pub async fn remove_learner(&self, seen: &MembershipView, node: NodeId) -> Result<(), MembershipError> {
         self.change(seen, ChangeMembers::RemoveNodes(BTreeSet::from([node.0]))).await
-    }
-
-    /// Exchanges a dead voter for a learner, in one joint change (P21). The dead one leaves; its id is never used
-    /// again.
-    ///
-    /// # Errors
-    /// See [`MembershipError`]; a conflict also when `dead` has no vote or `learner` is no caught-up learner.
-    pub async fn replace_voter(
-        &self,
-        seen: &MembershipView,
-        dead: NodeId,
-        learner: NodeId,
-    ) -> Result<(), MembershipError> {
-        let is = |node: NodeId, voter: bool| seen.members.iter().any(|m| m.node == node && m.voter == voter);
-        if !is(dead, true) {
-            return Err(MembershipError::Conflict(format!("node {dead} is not a voter")));
-        }
-        if !is(learner, false) {
-            return Err(MembershipError::Conflict(format!("node {learner} is not a learner")));
-        }
-        if !self.is_caught_up(learner) {
-            return Err(MembershipError::Conflict(format!("node {learner} has not caught up yet")));
-        }
-        let voters = seen.voters().filter(|voter| *voter != dead).chain([learner]);
-        self.set_voters(seen, voters).await
-    }
-
-    /// Takes a node out, with or without a vote. Its id is never used again.
-    ///
-    /// # Errors
-    /// See [`MembershipError`]; the last voter cannot leave.
-    pub async fn remove_member(&self, seen: &MembershipView, node: NodeId) -> Result<(), MembershipError> {
-        let Some(member) = seen.members.iter().find(|member| member.node == node) else {
-            return Err(MembershipError::Conflict(format!("node {node} is not a member")));
-        };
-        if !member.voter {
-            return self.remove_learner(seen, node).await;
-        }
-        self.set_voters(seen, seen.voters().filter(|voter| *voter != node)).await
     }
 
     /// How far the members' logs are, as this leader knows it; empty on other nodes.
@@ -217,19 +169,9 @@ impl Handle {
         seen: &MembershipView,
         change: ChangeMembers<u64, Member>,
     ) -> Result<(), MembershipError> {
-        self.change_keeping(seen, change, false).await
-    }
-
-    /// `keep`: voters that lose their vote stay as learners.
-    async fn change_keeping(
-        &self,
-        seen: &MembershipView,
-        change: ChangeMembers<u64, Member>,
-        keep: bool,
-    ) -> Result<(), MembershipError> {
         let precondition = Precondition::LastMembershipLogId { last_membership_log_id: seen.version };
-        let request =
-            ChangeMembershipRequest::<TypeConfig>::new(change, keep).with_preconditions([precondition]);
+        let request = ChangeMembershipRequest::<TypeConfig>::new(change, KEEP_AS_LEARNERS)
+            .with_preconditions([precondition]);
         match self.raft().change_membership_with_payload(request).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

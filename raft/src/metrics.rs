@@ -58,6 +58,7 @@ pub(crate) struct Counters {
     pub(crate) applied_entries: AtomicU64,
     pub(crate) apply_batches: AtomicU64,
     pub(crate) apply_panics: AtomicU64,
+    pub(crate) snapshots_installed: AtomicU64,
 }
 
 impl Counters {
@@ -122,6 +123,8 @@ pub struct RaftMetrics {
     pub apply_batches: u64,
     /// Commands that panicked in apply and became `internal_error` (P23): alarm above 0.
     pub apply_panics: u64,
+    /// Snapshots of a leader's that took the place of this node's state.
+    pub snapshots_installed: u64,
     /// False after the reserve file was freed on a full disk and could not be made again (P26).
     pub reserve_present: bool,
 }

@@ -39,14 +39,16 @@ impl Handle {
     /// Replicates `entry` and returns its answer once it is committed and applied on this node. Works on every
     /// node: one that does not lead brings the entry to the leader, looks for a new one for at most five seconds,
     /// and takes the answer from its own apply. An entry with a term is never forwarded (P7). Concurrent
-    /// proposals share syncs. Cancelling the future does not withdraw the proposal.
+    /// proposals share syncs. The time is the leader's (P4). Cancelling the future does not withdraw the proposal.
     ///
     /// # Errors
     /// [`ProposeError::NotLeader`], [`ProposeError::Refused`] and [`ProposeError::TooLarge`] mean that nothing
     /// was written; [`ProposeError::Unknown`] that it may have been.
-    pub async fn propose(&self, entry: Entry) -> Result<Applied, ProposeError> {
+    pub async fn propose(&self, mut entry: Entry) -> Result<Applied, ProposeError> {
         let started = Instant::now();
         let pinned = entry.term.is_some();
+        // P4: if this node leads, its stamp is what counts; if not, the leader puts its own in place.
+        entry.at = self.shared.core.stamp().unwrap_or(entry.at);
         let bytes = encode_entry(&entry);
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: bytes.len(), max: ENTRY_BYTES_MAX });

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::command::RaiseIncarnation;
+use model::command::{RaiseIncarnation, RemoveNode};
 use model::{Actor, ClusterId, Command, Entry, Millis, NodeId};
 use openraft::LogIdOptionExt;
 use prost::Message;
@@ -17,6 +17,7 @@ use crate::bootstrap::create_log;
 use crate::db::{self, LOGS, META, Recovery, family, to_io};
 use crate::error::OpenError;
 use crate::fatal::Fatal;
+use crate::handle::Handle;
 use crate::layout::Layout;
 use crate::log_store::{Cell, read_cell};
 use crate::log_tail::{Scan, Tail};
@@ -64,43 +65,55 @@ pub async fn recover_accept_loss(data_dir: &Path, params: RecoverParams) -> Resu
     let stores = salvage(&layout, identity, &mut dropped)?;
     let voters: Vec<u64> = stores.state.image().membership.voter_ids().collect();
     if voters.iter().any(|voter| *voter != params.node_id.0) {
-        return Err(OpenError::Core(format!(
-            "this cluster has {} voters: remove this node from the others and let it join again with an empty \
-             directory; only when most voters are gone for good, recover the lost quorum from one of them",
-            voters.len()
-        )));
+        return Err(OpenError::OtherVoters { dir: data_dir.to_path_buf(), voters: voters.len() });
     }
-    raise(stores, params, dropped).await
+    raise(stores, params, dropped, false).await
 }
 
-/// Opens what was made recoverable, and raises the incarnation.
-pub(crate) async fn raise_incarnation(
+/// Opens what was made recoverable, raises the incarnation, and removes the nodes that are left behind: their keys and
+/// their state of an older incarnation must not come back (P1).
+pub(crate) async fn raise_alone(
     layout: &Layout,
     params: RecoverParams,
     dropped: Vec<String>,
 ) -> Result<Recovered, OpenError> {
     let identity = Identity { node_id: params.node_id, cluster_id: params.cluster_id };
-    raise(open_stores(layout, identity)?, params, dropped).await
+    raise(open_stores(layout, identity)?, params, dropped, true).await
 }
 
-async fn raise(stores: Stores, params: RecoverParams, dropped: Vec<String>) -> Result<Recovered, OpenError> {
+async fn raise(
+    stores: Stores,
+    params: RecoverParams,
+    dropped: Vec<String>,
+    alone: bool,
+) -> Result<Recovered, OpenError> {
     let (handle, server) = start(stores, RaftTimings::default(), None).await?;
     drop(server);
     let last_kept = handle.metrics().last_applied;
     let n = handle.read(model::State::incarnation) + 1;
-    let raise = RaiseIncarnation { n, nonce: params.nonce, reason: "recover --accept-loss".into() };
-    let entry = Entry {
-        actor: Actor::System,
-        request_id: None,
-        at: params.at,
-        term: None,
-        command: Command::RaiseIncarnation(raise),
-    };
-    let raised = handle.propose(entry).await.map_err(|error| OpenError::Core(error.to_string()))?;
+    let reason = if alone { "recover --accept-loss --lost-quorum" } else { "recover --accept-loss" };
+    let raise = RaiseIncarnation { n, nonce: params.nonce, reason: reason.into() };
+    let left_behind = |node: &&model::NodeRecord| !node.removed && node.id != params.node_id;
+    let others: Vec<_> = handle.read(|state| {
+        let alone = alone && state.node(params.node_id).is_some();
+        state.nodes().filter(left_behind).map(|node| node.id).filter(|_| alone).collect()
+    });
+    let removals = others.into_iter().map(|node| Command::RemoveNode(RemoveNode { node }));
+    for command in std::iter::once(Command::RaiseIncarnation(raise)).chain(removals) {
+        let entry = Entry { actor: Actor::System, request_id: None, at: params.at, term: None, command };
+        propose(&handle, entry).await?;
+    }
     handle.shutdown().await;
-    match raised.reply.rejected() {
-        Some(refusal) => Err(OpenError::Core(format!("the incarnation was not raised: {refusal}"))),
-        None => Ok(Recovered { incarnation: n, last_kept, dropped }),
+    Ok(Recovered { incarnation: n, last_kept, dropped })
+}
+
+/// Commits an entry that nothing may refuse.
+pub(crate) async fn propose(handle: &Handle, entry: Entry) -> Result<(), OpenError> {
+    let name = entry.command.name();
+    let applied = handle.propose(entry).await.map_err(|error| OpenError::Core(error.to_string()))?;
+    match applied.reply.rejected() {
+        Some(refusal) => Err(OpenError::Core(format!("{name} was refused: {refusal}"))),
+        None => Ok(()),
     }
 }
 

@@ -124,7 +124,7 @@ async fn reads_reach_behind_the_cache_and_appends_never_leave_a_hole() {
 }
 
 #[tokio::test]
-async fn the_mark_follows_and_is_lowered_before_a_truncation() {
+async fn p19_the_mark_follows_and_is_lowered_before_a_truncation() {
     let node = Node::new();
     let mut log = node.log();
     log.blocking_append(blanks(1, 0..10)).await.unwrap();
@@ -170,7 +170,7 @@ fn logs(raw: &rocksdb::DB) -> &rocksdb::ColumnFamily {
 }
 
 #[tokio::test]
-async fn what_rocksdb_cannot_see_the_chain_sees() {
+async fn p19_what_rocksdb_cannot_see_the_chain_sees() {
     refused_after(|raw, batch| batch.delete_cf(logs(raw), 4_u64.to_be_bytes()), "entry 4 is missing").await;
     // An entry of another history, valid by itself.
     refused_after(
@@ -197,7 +197,7 @@ async fn what_rocksdb_cannot_see_the_chain_sees() {
 }
 
 #[tokio::test]
-async fn a_newer_format_opens_nothing() {
+async fn p22_a_newer_format_opens_nothing() {
     let node = Node::new();
     {
         let raw = node.raw_log();
@@ -327,7 +327,7 @@ async fn a_newer_snapshot_replaces_the_older_when_its_last_reader_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_command_stops_the_node() {
+async fn p22_an_unknown_command_stops_the_node() {
     let node = Node::new();
     let stores = node.open().unwrap();
     let mut machine = StateMachine::new(stores.state.clone());
@@ -362,7 +362,7 @@ fn panics_past_the_guard(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_past_the_guard_ends_the_node_and_leaves_the_disk_whole() {
+async fn p23_a_panic_past_the_guard_ends_the_node_and_leaves_the_disk_whole() {
     let node = Node::new();
     let fatal = crate::fatal::Fatal::new(node.layout.reserve());
     let store = StateStore::open(
@@ -396,7 +396,7 @@ fn refuses_as_a_panic_does(
 }
 
 #[tokio::test]
-async fn a_poisoned_command_is_refused_and_counted_and_the_next_goes_on() {
+async fn p23_a_poisoned_command_is_refused_and_counted_and_the_next_goes_on() {
     let node = Node::new();
     let counters = Arc::<Counters>::default();
     let fatal = crate::fatal::Fatal::new(node.layout.reserve());

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reserve_has_blocks_and_is_given_back_once() {
+    fn p26_the_reserve_has_blocks_and_is_given_back_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("reserve");
         ensure(&path).unwrap();

@@ -21,9 +21,10 @@ use crate::log_store::Cell;
 use crate::mark::{Mark, MarkFile};
 use crate::open::{is_initialized, open_stores, start};
 use crate::record::position::{log_id_to_pb, vote_to_pb};
+use crate::recover::propose;
 use crate::snapshot::{clone_database, sync_tree};
 use crate::snapshot_stream::{Received, Writer};
-use crate::state_db::{Identity, StateDb, put_membership};
+use crate::state_db::{Identity, StateDb, put_identity, put_membership};
 use crate::state_store::database_name;
 use crate::timings::RaftTimings;
 use crate::types::{LogId, Member, Membership, StoredMembership, Vote};
@@ -64,43 +65,43 @@ pub fn read_backup_header(file: &Path) -> Result<BackupHeader, BackupError> {
 }
 
 /// Writes the backup into an empty data directory, as the only voter of its cluster, and raises the incarnation (P1).
+/// `plan` sees what is in the backup, checked, and says who the cluster begins with, and whatever else the caller wants
+/// to have of it.
 ///
 /// # Errors
-/// Whatever was created is removed again then.
-pub async fn restore_from_file(
+/// What `plan` refuses, too. Whatever was created is removed again then.
+pub async fn restore_from_file<P, T>(
     file: &Path,
     data_dir: &Path,
-    params: RestoreParams,
-) -> Result<Restored, BackupError> {
+    plan: P,
+) -> Result<(Restored, T), BackupError>
+where
+    T: Send + 'static,
+    P: FnOnce(&BackupHeader, &model::State) -> Result<(RestoreParams, T), String> + Send + 'static,
+{
     if is_initialized(data_dir) {
         return Err(OpenError::AlreadyInitialized { dir: data_dir.to_path_buf() }.into());
     }
     let layout = Layout::new(data_dir);
-    let backup = Backup::open(file)?;
-    if let Some(expected) = params.cluster_id.as_ref().filter(|id| **id != backup.header.cluster_id) {
-        return Err(BackupError::OtherCluster {
-            path: file.to_path_buf(),
-            expected: expected.to_string(),
-            found: backup.header.cluster_id.to_string(),
-        });
-    }
-    let restored = restore(&layout, backup, params).await;
+    let restored = restore(&layout, Backup::open(file)?, plan).await;
     if restored.is_err() {
         remove_all(&layout);
     }
     restored
 }
 
-async fn restore(layout: &Layout, backup: Backup, params: RestoreParams) -> Result<Restored, BackupError> {
+async fn restore<P, T>(layout: &Layout, backup: Backup, plan: P) -> Result<(Restored, T), BackupError>
+where
+    T: Send + 'static,
+    P: FnOnce(&BackupHeader, &model::State) -> Result<(RestoreParams, T), String> + Send + 'static,
+{
     let header = backup.header.clone();
-    let identity = Identity { node_id: params.node_id, cluster_id: header.cluster_id };
-    let members = BTreeMap::from([(params.node_id.0, Member { raft_address: params.raft_address })]);
     let written = {
-        let (layout, identity) = (layout.clone(), identity.clone());
-        tokio::task::spawn_blocking(move || write_stores(&layout, &identity, backup, members))
+        let layout = layout.clone();
+        tokio::task::spawn_blocking(move || write_stores(&layout, backup, plan))
     };
-    written.await.map_err(|error| OpenError::Core(error.to_string()))??;
-
+    let (params, more) = written.await.map_err(|error| OpenError::Core(error.to_string()))??;
+    let identity = Identity { node_id: params.node_id, cluster_id: header.cluster_id };
     let stores = open_stores(layout, identity)?;
     let (handle, server) = start(stores, RaftTimings::default(), None).await?;
     drop(server);
@@ -114,27 +115,36 @@ async fn restore(layout: &Layout, backup: Backup, params: RestoreParams) -> Resu
         command: Command::RaiseIncarnation(raise),
     };
     for entry in [raise].into_iter().chain(params.then) {
-        let name = entry.command.name();
-        let applied = handle.propose(entry).await.map_err(|error| OpenError::Core(error.to_string()))?;
-        if let Some(refusal) = applied.reply.rejected() {
-            return Err(OpenError::Core(format!("{name} was refused: {refusal}")).into());
-        }
+        propose(&handle, entry).await?;
     }
     handle.shutdown().await;
-    Ok(Restored { backup: header, incarnation: n })
+    Ok((Restored { backup: header, incarnation: n }, more))
 }
 
 /// State from the backup, an empty log behind it, and a mark that says so.
-fn write_stores(
+fn write_stores<T>(
     layout: &Layout,
-    identity: &Identity,
-    backup: Backup,
-    members: BTreeMap<u64, Member>,
-) -> Result<(), BackupError> {
+    mut backup: Backup,
+    plan: impl FnOnce(&BackupHeader, &model::State) -> Result<(RestoreParams, T), String>,
+) -> Result<(RestoreParams, T), BackupError> {
     let failed = BackupError::io(layout.root());
     fs::create_dir_all(layout.snapshots()).map_err(BackupError::io(layout.root()))?;
-    let applied = write_state(layout, identity, backup, members)?;
-    let log = create_log(layout, identity)?;
+    let received = read_parts(layout, &mut backup)?;
+    let state = StateDb::open_snapshot(received.snapshot.path()).and_then(|store| store.load());
+    let state = state
+        .map_err(|error| BackupError::Damaged { path: backup.path.clone(), detail: error.to_string() })?;
+    let (params, more) = plan(&backup.header, &state).map_err(BackupError::Refused)?;
+    drop(state);
+    if let Some(expected) = params.cluster_id.as_ref().filter(|id| **id != backup.header.cluster_id) {
+        return Err(BackupError::OtherCluster {
+            path: backup.path,
+            expected: expected.to_string(),
+            found: backup.header.cluster_id.to_string(),
+        });
+    }
+    let identity = Identity { node_id: params.node_id, cluster_id: backup.header.cluster_id };
+    let applied = write_state(layout, &identity, received, &params.raft_address)?;
+    let log = create_log(layout, &identity)?;
     // The one voter has voted in the backup's last term, so its next one is above every entry.
     let vote = Vote::new_committed(applied.committed_leader_id().term, identity.node_id.0);
     let write = || -> io::Result<()> {
@@ -149,16 +159,18 @@ fn write_stores(
         mark.write(Mark { vote: Some(vote), last: Some(applied), purged: Some(applied) })?;
         sync_dir(layout.root())
     };
-    write().map_err(failed)
+    write().map_err(failed)?;
+    Ok((params, more))
 }
 
 fn write_state(
     layout: &Layout,
     identity: &Identity,
-    mut backup: Backup,
-    members: BTreeMap<u64, Member>,
+    received: Received,
+    raft_address: &str,
 ) -> Result<LogId, BackupError> {
-    let received = read_parts(layout, identity, &mut backup)?;
+    let member = Member { raft_address: raft_address.to_owned() };
+    let members = BTreeMap::from([(identity.node_id.0, member)]);
     let place = || -> io::Result<LogId> {
         let wrong = || io::Error::new(io::ErrorKind::InvalidData, "the backup has no position");
         let applied = received.meta.last_log_id.ok_or_else(wrong)?;
@@ -171,6 +183,7 @@ fn write_state(
             let store = StateDb::open(&path, false).map_err(io::Error::other)?;
             let db = store.db()?;
             let mut batch = WriteBatch::default();
+            put_identity(db, &mut batch, identity)?;
             put_membership(db, &mut batch, &StoredMembership::new(Some(applied), membership))?;
             db.write(batch).map_err(to_io)?;
             // No log is behind this state: it must be on disk itself.
@@ -183,7 +196,9 @@ fn write_state(
     place().map_err(BackupError::io(layout.root()))
 }
 
-fn read_parts(layout: &Layout, identity: &Identity, backup: &mut Backup) -> Result<Received, BackupError> {
+/// Into a database that still says whose the backup was; who it is for is decided by what is in it.
+fn read_parts(layout: &Layout, backup: &mut Backup) -> Result<Received, BackupError> {
+    let identity = Identity { node_id: backup.header.node_id, cluster_id: backup.header.cluster_id };
     let file = backup.path.clone();
     let refused = |error: &dyn std::fmt::Display| BackupError::Damaged {
         path: file.clone(),
@@ -192,7 +207,7 @@ fn read_parts(layout: &Layout, identity: &Identity, backup: &mut Backup) -> Resu
     let Part::Header(header) = backup.part()? else {
         return Err(refused(&"the snapshot in it has no header"));
     };
-    let mut writer = Writer::begin(layout, identity, header).map_err(|status| refused(&status.message()))?;
+    let mut writer = Writer::begin(layout, &identity, header).map_err(|status| refused(&status.message()))?;
     loop {
         match backup.part()? {
             Part::Chunk(chunk) => writer.write(&chunk).map_err(|error| refused(&error))?,

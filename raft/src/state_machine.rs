@@ -8,7 +8,9 @@ use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
+use crate::metrics::Counters;
 use crate::snapshot::{self, SnapshotDir};
+use crate::state_db::applied_index;
 use crate::state_store::StateStore;
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -81,7 +83,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let meta = meta.clone();
         blocking(&self.store, "installing a snapshot", move |store| {
-            snapshot::install(store, &meta, &snapshot)
+            snapshot::install(store, &meta, &snapshot)?;
+            Counters::add(&store.counters().snapshots_installed, 1);
+            tracing::info!(
+                index = applied_index(meta.last_log_id.as_ref()),
+                "installed a snapshot of the leader's"
+            );
+            Ok(())
         })
         .await
     }

@@ -206,6 +206,10 @@ impl StateStore {
         &self.inner.identity
     }
 
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
     pub(crate) fn fatal(&self) -> &Fatal {
         &self.inner.fatal
     }

@@ -1,5 +1,6 @@
 //! Why a runner is where it is, or why it is still pending.
 
+use stratavore_model::restart::{RESTART_BACKOFF, RESTART_LIMIT, RESTARTS_MAX, count_words};
 use stratavore_model::{
     HostId, HostLoad, HostRecord, Millis, Need, RunnerId, RunnerRecord, RunnerState, ShownState, misfits,
 };
@@ -40,7 +41,7 @@ pub fn explain(view: &View<'_>, runner: RunnerId, now: Millis) -> Option<Explana
         view.hosts.iter().map(|(host, load)| verdict(view, host, load, runner, &need)).collect();
     hosts.sort_by(|a, b| (b.feasible, b.score).cmp(&(a.feasible, a.score)).then_with(|| a.host.cmp(&b.host)));
     let queue_position = position(view, runner, now);
-    let summary = summary(view, runner, &hosts);
+    let summary = summary(view, runner, &hosts, now);
     Some(Explanation { summary, hosts, queue_position })
 }
 
@@ -83,21 +84,52 @@ fn position(view: &View<'_>, runner: &RunnerRecord, now: Millis) -> u32 {
     found.map_or(0, |at| u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1))
 }
 
-fn summary(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict]) -> String {
+fn summary(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict], now: Millis) -> String {
     match runner.shown_state() {
-        ShownState::Pending => pending(view, runner, hosts),
-        ShownState::Terminated | ShownState::Failed => {
-            let reason = if runner.reason.is_empty() { "no reason given" } else { &runner.reason };
-            format!("it has ended ({}): {reason}", runner.state.as_str())
-        }
+        ShownState::Pending => pending(view, runner, hosts, now),
+        ShownState::Terminated | ShownState::Failed => ended(runner),
         ShownState::Lost => format!("its host {} does not say how it is", host_name(view, runner)),
         ShownState::Stopping => format!("it is being stopped on host {}", host_name(view, runner)),
         ShownState::Starting | ShownState::Running | ShownState::Paused => {
             let epoch = runner.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
             let host = host_name(view, runner);
-            format!("it is {} on host {host} since placement {epoch}", runner.state.as_str())
+            let again = restarted(runner);
+            format!("it is {} on host {host} since placement {epoch}{again}", runner.state.as_str())
         }
     }
+}
+
+fn ended(runner: &RunnerRecord) -> String {
+    let reason = if runner.reason.is_empty() { "no reason given" } else { &runner.reason };
+    let mut text = format!("it has ended ({}): {reason}", runner.state.as_str());
+    if let (RESTART_LIMIT, Some(exit)) = (reason, &runner.exit) {
+        text.push_str(&format!(
+            ": {RESTARTS_MAX} restarts in a row did not help, and the last start {}",
+            exit.words()
+        ));
+    }
+    text
+}
+
+/// What its restart policy has done lately.
+fn restarted(runner: &RunnerRecord) -> String {
+    let Some(retry) = runner.retry.as_ref().filter(|retry| retry.attempts > 0) else { return String::new() };
+    let count = count_words(runner.spec.restart, retry.attempts);
+    let how = retry.last.as_ref().map(|last| last.exit.words()).unwrap_or_default();
+    format!("; {count} by its policy, the start before {how}")
+}
+
+/// Why one waits for its next start, and how long.
+fn backs_off(runner: &RunnerRecord, now: Millis) -> Option<String> {
+    let until = runner.backs_off(now)?;
+    let retry = runner.retry.as_ref()?;
+    let count = count_words(runner.spec.restart, retry.attempts);
+    let how = retry.last.as_ref().map(|last| last.exit.words()).unwrap_or_default();
+    let seconds = until.since(now).div_ceil(1000);
+    Some(format!(
+        "{RESTART_BACKOFF}: its last start {how}; {count} comes in {seconds} s (`stratavore restart {}` starts it now)",
+        runner.name
+    ))
 }
 
 fn host_name(view: &View<'_>, runner: &RunnerRecord) -> String {
@@ -105,7 +137,23 @@ fn host_name(view: &View<'_>, runner: &RunnerRecord) -> String {
     host.map_or_else(|| "that is gone".into(), |host| host.name.to_string())
 }
 
-fn pending(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict]) -> String {
+/// Hosts named in a sentence.
+const NAMED_MAX: usize = 3;
+
+/// P30: why something from before a recovery waits, and for whom.
+fn recovery(view: &View<'_>) -> String {
+    let missing = view.state.unlisted_hosts().len();
+    let hosts = view.state.unlisted_hosts().take(NAMED_MAX).filter_map(|id| view.state.host(id));
+    let names: Vec<_> = hosts.map(|host| host.name.as_str()).collect();
+    let more = if missing > NAMED_MAX { ", …" } else { "" };
+    format!(
+        "recovery: it may run on one of the hosts that have not said since what they run: {}{more} \
+         (bring them back, or vouch for their end with `stratavore hosts declare-dead HOST`)",
+        names.join(", ")
+    )
+}
+
+fn pending(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict], now: Millis) -> String {
     let project = &runner.project;
     if !runner.admitted {
         let max = view.state.project(project).map_or(0, |project| project.max_runners);
@@ -115,9 +163,11 @@ fn pending(view: &View<'_>, runner: &RunnerRecord, hosts: &[HostVerdict]) -> Str
              (raise it with `stratavore quotas set {project} max-runners N`)"
         );
     }
+    if let Some(why) = backs_off(runner, now) {
+        return why;
+    }
     if view.is_held(runner) {
-        let missing = view.state.unlisted_hosts().len();
-        return format!("recovery: {missing} hosts have not reported since the recovery, and one may run it");
+        return recovery(view);
     }
     if hosts.is_empty() {
         return "no_host: no host has joined (`stratavore token create --role host`)".into();

@@ -28,11 +28,13 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplaced {
     pub runner: RunnerId,
-    /// Shared by all with the same needs. Empty: there is no host, or it waits for hosts to report (P30).
+    /// Shared by all with the same needs. Empty: there is no host, it waits for hosts to report (P30), or for its next
+    /// start by its restart policy.
     pub reasons: Arc<[Reason]>,
 }
 
-/// Plans placements for the queue of the view. `now` is the leader's time; it only weighs waiting.
+/// Plans placements for the queue of the view. `now` is the leader's time, not before the state's: it weighs waiting, and
+/// ends the back-off of restarts.
 #[must_use]
 pub fn plan(view: &View<'_>, now: Millis) -> Plan {
     let mut planner = Planner::new(view);
@@ -50,7 +52,11 @@ pub fn plan(view: &View<'_>, now: Millis) -> Plan {
             plan.more = true;
             break;
         }
-        let found = if view.is_held(runner) { Err(Arc::from([])) } else { planner.place(&Need::of(runner)) };
+        let found = if view.is_held(runner) || runner.backs_off(now).is_some() {
+            Err(Arc::from([]))
+        } else {
+            planner.place(&Need::of(runner))
+        };
         queue.done(&next, found.is_ok());
         match found {
             Ok(host) => {
@@ -64,10 +70,10 @@ pub fn plan(view: &View<'_>, now: Millis) -> Plan {
 }
 
 /// Where up to `count` runners of one need would go that are not in the state yet, best first. Fewer than asked for when
-/// the hosts fill up; none while others wait, who come first.
+/// the hosts fill up; none while others wait, who come first. `now` as in [`plan`]; who backs off does not count.
 #[must_use]
-pub fn plan_ahead(view: &View<'_>, need: &Need<'_>, count: usize) -> Vec<HostId> {
-    if view.state.queue().len() > 0 {
+pub fn plan_ahead(view: &View<'_>, need: &Need<'_>, count: usize, now: Millis) -> Vec<HostId> {
+    if view.state.queue().len() > view.state.backing_off(now).count() {
         return Vec::new();
     }
     let mut planner = Planner::new(view);

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use lab::Lab;
 use proptest::prelude::*;
 use stratavore_model::command::{Assign, LabelHost, Launch, PLACEMENTS_MAX, Placement};
-use stratavore_model::{Command, HostId, HostLoad, Need, Reply, RunnerId, RunnerState, invariant, misfit};
+use stratavore_model::{
+    Command, Exit, HostId, HostLoad, Need, Reply, RestartPolicy, RunnerId, RunnerState, invariant, misfit,
+};
 use stratavore_scheduler::{Plan, Policy, View, explain, plan, plan_ahead};
 
 #[derive(Debug, Clone)]
@@ -303,14 +305,47 @@ fn a_full_cluster_costs_no_look_at_its_queue() {
 fn places_planned_ahead_are_those_of_the_loop_and_never_jump_the_queue() {
     let mut lab = farm(&[3, 1], &[0]);
     let launch = lab.launch_command("p0", 5);
-    let ahead =
-        |lab: &Lab, count| plan_ahead(&View::of(&lab.state), &Need::of_spec(&launch.spec, None), count);
+    let ahead = |lab: &Lab, count| {
+        plan_ahead(&View::of(&lab.state), &Need::of_spec(&launch.spec, None), count, lab.now)
+    };
     let guessed = ahead(&lab, 5);
     lab.launch("p0", 5);
     let plan = planned(&lab, Policy::Spread);
     assert_eq!(guessed, plan.assign.iter().map(|(_, host)| *host).collect::<Vec<_>>());
     assert_eq!(guessed.len(), 4, "four slots");
     assert_eq!(ahead(&lab, 1), [], "others wait");
+}
+
+#[test]
+fn a_back_off_is_waited_out_explained_and_holds_nobody_up() {
+    let mut lab = farm(&[4], &[0]);
+    lab.create_project("web", 5).unwrap();
+    let host = lab.state.hosts().next().unwrap().id;
+    let runner = lab.launch_policy(RestartPolicy::OnFailure).unwrap();
+    let epoch = lab.assign(runner, host).unwrap();
+    let mut failed = lab.observed(runner, epoch, 1, RunnerState::Terminated);
+    failed.exit = Some(Exit { code: Some(7), reason: "exited".into(), ..Exit::default() });
+    lab.report(host, vec![failed]).unwrap();
+    let summary = |lab: &Lab| explain(&View::of(&lab.state), runner, lab.now).unwrap().summary;
+    assert!(
+        summary(&lab)
+            .starts_with("restart_backoff: its last start exited with 7; restart 1 of 3 comes in 1 s"),
+        "{}",
+        summary(&lab)
+    );
+    let launch = lab.launch_command("p0", 1);
+    let need = Need::of_spec(&launch.spec, None);
+    assert_eq!(plan_ahead(&View::of(&lab.state), &need, 1, lab.now), [host], "it is not in the way");
+    let other = lab.launch("p0", 1)[0];
+    let plan = planned(&lab, Policy::Spread);
+    assert_eq!(plan.assign, [(other, host)]);
+    commit(&mut lab, &plan);
+    lab.pass(1000);
+    let plan = planned(&lab, Policy::Spread);
+    assert_eq!(plan.assign, [(runner, host)]);
+    assert_eq!(commit(&mut lab, &plan), (1, 0));
+    let said = "restart 1 of 3 by its policy, the start before exited with 7";
+    assert!(summary(&lab).ends_with(said), "{}", summary(&lab));
 }
 
 #[test]

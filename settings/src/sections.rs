@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_saphyr::{Error, Spanned};
 
 /// Top-level sections of all programs. A name that is neither here nor in the caller's type is a mistake.
-pub const SECTIONS: [&str; 6] = ["agent", "cli", "daemon", "lease", "log", "metrics"];
+pub const SECTIONS: [&str; 7] = ["agent", "cli", "daemon", "lease", "log", "metrics", "raft"];
 
 /// True for a section that another program reads and the caller, who knows `own`, does not.
 pub(crate) fn is_foreign(section: &str, own: &BTreeSet<String>) -> bool {

@@ -205,7 +205,7 @@ impl Dialer {
         let Shaken { node, endpoint, connection } = shaken;
         greeting.store(true, Ordering::Relaxed);
         // Our side of the handshake is done; whether the node takes our certificate shows with its first answer.
-        let greeted = timeout(WELCOME_TIMEOUT, greet(&connection, &self.inputs)).await;
+        let greeted = timeout(WELCOME_TIMEOUT, greet(&connection, &self.inputs, &self.trust)).await;
         match greeted.unwrap_or(Err(DialError::NoWelcome)) {
             Ok((send, reader, welcome, session)) => {
                 let node = node.id;
@@ -230,7 +230,11 @@ pub(super) struct Revoked;
 
 type Greeted = (SendStream, FrameReader<RecvStream>, Box<v1::Welcome>, u64);
 
-async fn greet(connection: &quinn::Connection, inputs: &mpsc::Sender<Input>) -> Result<Greeted, DialError> {
+async fn greet(
+    connection: &quinn::Connection,
+    inputs: &mpsc::Sender<Input>,
+    trust: &Trust,
+) -> Result<Greeted, DialError> {
     let hello = ask(inputs, Input::Hello).await.ok_or(DialError::NoHello)?;
     let session = hello.connection;
     let (mut send, recv) = connection.open_bi().await?;
@@ -241,6 +245,7 @@ async fn greet(connection: &quinn::Connection, inputs: &mpsc::Sender<Input>) -> 
     match answer.message {
         Some(Down::Welcome(welcome)) => {
             let welcome = Box::new(welcome);
+            trust.check_incarnation(&welcome).map_err(DialError::NotFollowed)?;
             let check =
                 ask(inputs, |reply| Input::Check(welcome.clone(), reply)).await.ok_or(DialError::NoHello)?;
             check.map_err(DialError::NotFollowed)?;

@@ -163,7 +163,9 @@ impl Link {
                     }
                 }
                 News::Certificate(response) => self.on_certificate(&response),
-                News::Trust(update) => self.remember(&update.nodes, &update.trusted),
+                News::Trust(update) => {
+                    self.remember(self.parts.trust.updated(&update.nodes, &update.trusted));
+                }
             }
         }
     }
@@ -194,15 +196,17 @@ impl Link {
     /// P17: the present link stays until the other one has answered.
     fn look_for_another(&mut self, wish: &Move) {
         let Some(present) = self.current.as_ref().map(|session| session.node) else { return };
-        if self.search.is_some() {
+        // A search that was only advised leaves the present node out; when that falls silent, it may be back there.
+        if self.search.as_ref().is_some_and(|search| !search.is_outdone_by(wish.kind)) {
             return;
         }
         info!(reason = wish.reason, "another link is tried; the present one stays until that answers");
-        self.search = Some(Search::start(self.dialer(), present, wish.kind, Backoff::default()));
+        let greeted = self.search.take().is_some_and(|search| search.has_greeted());
+        self.search = Some(Search::start(self.dialer(), present, wish.kind, greeted));
     }
 
     async fn follow_to(&mut self, welcomed: Welcomed) {
-        self.remember(&welcomed.welcome.nodes, &welcomed.welcome.trusted);
+        self.remember(self.parts.trust.welcomed(&welcomed.welcome));
         let registry = Arc::clone(&self.parts.registry);
         // The one before is closed when it is dropped: the shell has heard of the new one by then.
         self.current = Some(Session::start(welcomed, self.parts.inputs.clone(), registry).await);
@@ -224,8 +228,7 @@ impl Link {
         Ok(())
     }
 
-    fn remember(&mut self, nodes: &[v1::NodeAddress], trusted: &[v1::TrustedNode]) {
-        let trust = self.parts.trust.updated(nodes, trusted);
+    fn remember(&mut self, trust: Trust) {
         if trust != self.parts.trust {
             if let Err(error) = trust.save(&self.parts.dir) {
                 warn!(

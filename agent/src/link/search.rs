@@ -36,11 +36,11 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Looks for another node than `present` until one is found.
-    pub(super) fn start(dialer: Dialer, present: u64, kind: MoveKind, backoff: Backoff) -> Self {
-        let greeted = Arc::new(AtomicBool::new(false));
+    /// Looks for another node than `present` until one is found. `greeted`: some node had a hello after the present one.
+    pub(super) fn start(dialer: Dialer, present: u64, kind: MoveKind, greeted: bool) -> Self {
+        let greeted = Arc::new(AtomicBool::new(greeted));
         let mut task = JoinSet::new();
-        task.spawn(find(dialer, present, kind, backoff, Arc::clone(&greeted)));
+        task.spawn(find(dialer, present, kind, Arc::clone(&greeted)));
         Self { task, kind, greeted }
     }
 
@@ -49,11 +49,21 @@ impl Search {
         self.task.join_next().await.and_then(Result::ok)
     }
 
+    /// Whether a wish of that kind looks where this search does not.
+    pub(super) fn is_outdone_by(&self, kind: MoveKind) -> bool {
+        self.kind != MoveKind::Silent && kind == MoveKind::Silent
+    }
+
     /// The present link has answered a renewal. True when that makes the search pointless: it was silent and is no
     /// more. Once another node has had a hello, the number of the present connection is no longer the newest (P14), and
     /// the other one is followed if it answers.
     pub(super) fn is_pointless(&self) -> bool {
-        self.kind == MoveKind::Silent && !self.greeted.load(Ordering::Relaxed)
+        self.kind == MoveKind::Silent && !self.has_greeted()
+    }
+
+    /// Whether another node has had a hello since the present link.
+    pub(super) fn has_greeted(&self) -> bool {
+        self.greeted.load(Ordering::Relaxed)
     }
 }
 
@@ -61,9 +71,9 @@ async fn find(
     dialer: Dialer,
     present: u64,
     kind: MoveKind,
-    mut backoff: Backoff,
     greeted: Arc<AtomicBool>,
 ) -> Result<Box<Welcomed>, Revoked> {
+    let mut backoff = Backoff::default();
     loop {
         let mut order = choose::order(&dialer.trust.nodes, Some(present));
         // A node that says it has no leader has none on a new connection either.

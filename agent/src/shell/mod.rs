@@ -16,6 +16,7 @@ use stratavore_proto::v1::agent_message::Message as Up;
 use stratavore_proto::v1::node_message::Message as Down;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -40,6 +41,9 @@ const DISK_PERIOD: Duration = Duration::from_secs(5);
 /// Shims told to go together, and how long all of them get: each answers within milliseconds, or its client gives up.
 const REAPS_MAX: usize = 32;
 const END_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Nothing must be ordered for this long before a blank directory is made: the time in which a shim starts its command.
+const RESTOCK_PAUSE: Duration = Duration::from_millis(4);
 
 /// Longest sleep; only a bound for the timer's arithmetic.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -80,7 +84,6 @@ pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) launcher: Launcher,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) kill_grace: Duration,
     /// Asks the link for another node.
     pub(crate) move_on: mpsc::Sender<Move>,
 }
@@ -117,6 +120,8 @@ pub(crate) struct Shell {
     link: Option<Link>,
     tasks: JoinSet<()>,
     disk_full: bool,
+    /// When the next blank directory is made.
+    restock: Option<Instant>,
     finish: Option<Finish>,
 }
 
@@ -128,7 +133,6 @@ impl Shell {
             launcher: parts.launcher,
             registry: parts.registry,
             inputs: sender.clone(),
-            kill_grace: parts.kill_grace,
             deadlines: deadlines::Deadlines::default(),
         };
         let shell = Self {
@@ -145,6 +149,7 @@ impl Shell {
             link: None,
             tasks: JoinSet::new(),
             disk_full: false,
+            restock: None,
             finish: None,
         };
         (shell, sender, inputs)
@@ -171,6 +176,10 @@ impl Shell {
                 _ = disk.tick() => {
                     self.ops.push(Op::CheckDisk);
                     self.ops.append(&mut self.again);
+                }
+                () = at(self.restock) => {
+                    self.restock = None;
+                    self.ops.push(Op::Restock);
                 }
                 Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
                     error!(%error, "a task of a runner failed");
@@ -264,6 +273,7 @@ impl Shell {
 
     fn on_batch(&mut self, (ledger, done): (Ledger, Done)) {
         self.ledger = Some(ledger);
+        self.restock = (done.stock_low && !self.disk_full).then(|| Instant::now() + RESTOCK_PAUSE);
         self.again.extend(done.again);
         if let Some(full) = done.disk_full.filter(|full| *full != self.disk_full) {
             self.disk_full = full;
@@ -331,6 +341,13 @@ async fn finished(batch: &mut Option<JoinHandle<(Ledger, Done)>>) -> (Ledger, Do
         Ok(done) => done,
         // A panic in the ledger leaves files in an unknown state: the supervisor of the process starts it anew.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

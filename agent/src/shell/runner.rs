@@ -22,13 +22,15 @@ use crate::supervisor::{Deadline, RunnerEvent};
 /// Pause before a directory that could not be read, or a shim that did not take an order, is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Between the steps of a stop ladder where the order does not say.
+const KILL_GRACE: Duration = Duration::from_secs(3);
+
 /// What the tasks of all runners share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) launcher: Launcher,
     pub(super) registry: Arc<Registry>,
     pub(super) inputs: mpsc::Sender<Input>,
-    pub(super) kill_grace: Duration,
     pub(super) deadlines: Deadlines,
 }
 
@@ -42,12 +44,16 @@ impl Context {
 /// Starts the shim and follows it. A directory that already has one is adopted instead: starting is idempotent.
 pub(super) async fn start(context: Arc<Context>, key: RunnerKey, start: v1::RunnerStart, deadline: Deadline) {
     let lease = wire::Lease { deadline_ns: deadline.to_wire(), keep: start.keep, hold_ms: start.hold_ms };
+    let kill_grace = match start.kill_grace_ms {
+        0 => KILL_GRACE,
+        ms => Duration::from_millis(ms),
+    };
     let spec = StartSpec {
         runner: key.runner().to_owned(),
         epoch: key.epoch().into(),
         start,
         size: None,
-        kill_grace: context.kill_grace,
+        kill_grace,
         fence: FencePreference::Auto,
         lease,
     };

@@ -36,12 +36,15 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Creates the file and allocates its block.
+    /// Creates the file and allocates its block, unless that was done before.
     ///
     /// # Errors
     /// When the disk has not even one block left: then nothing is started.
     pub fn create(dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path(dir))?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path(dir))?;
+        if file.metadata()?.len() >= EXIT_BYTES as u64 {
+            return Ok(Self { file });
+        }
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, EXIT_BYTES as u64) {
             Ok(()) => {}
             // Not every file system can reserve; writing the zeros takes the block as well.

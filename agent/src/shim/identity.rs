@@ -1,6 +1,8 @@
 //! `shim.json`: who runs a directory. Written before the command execs, so that whatever runs can be found from here.
 
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +43,12 @@ impl Identity {
     /// # Errors
     /// As the file system says.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        std::fs::write(path(dir), serde_json::to_vec(self)?)
+        let mut file = open(dir)?;
+        if file.metadata()?.len() > 0 {
+            // Torn: an attempt that never came to its exec.
+            file.set_len(0)?;
+        }
+        file.write_all(&serde_json::to_vec(self)?)
     }
 
     /// Reads the file; `None` when there is none, or only a torn one: then no command was ever exec'd.
@@ -55,6 +62,18 @@ impl Identity {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Makes the still empty file: nobody has run here.
+///
+/// # Errors
+/// As the file system says.
+pub fn reserve(dir: &Path) -> io::Result<()> {
+    open(dir).map(drop)
+}
+
+fn open(dir: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path(dir))
 }
 
 /// The boot this process lives in; empty when the kernel does not say.

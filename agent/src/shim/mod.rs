@@ -5,6 +5,7 @@
 //! socket is the only way to it, and its directory says everything about it:
 //! `shim.lock` (held for life), `shim.json`, `exit`, `log/`.
 
+pub mod blank;
 pub mod deadline;
 mod ended;
 pub mod exit;
@@ -144,12 +145,7 @@ fn read_order() -> io::Result<Order> {
 
 /// Takes the directory for good; `None` when another shim has it or an epoch has ended in it already (P2).
 fn take(dir: &Path) -> io::Result<Option<File>> {
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(identity::lock_path(dir))?;
+    let lock = open_lock(dir)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -157,6 +153,11 @@ fn take(dir: &Path) -> io::Result<Option<File>> {
     }
     let used = exit::read(dir)?.is_some() || Identity::read(dir)?.is_some();
     Ok((!used).then_some(lock))
+}
+
+fn open_lock(dir: &Path) -> io::Result<File> {
+    let path = identity::lock_path(dir);
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 /// Whether whoever connected may give orders: our own user, or root.

@@ -62,6 +62,13 @@ fn p17_a_node_without_a_leader_gives_advice_and_one_that_stops_does_not() {
 }
 
 #[test]
+fn p17_a_link_that_was_replaced_asks_for_no_further_move() {
+    let (mut world, _) = running(0);
+    world.deliver(Down::GoAway(v1::GoAway { code: "replaced".into(), ..Default::default() }));
+    assert!(!world.effects.iter().any(|effect| matches!(effect, Effect::Move(_))), "{:?}", world.effects);
+}
+
+#[test]
 fn p17_a_second_link_takes_nothing_away_from_the_one_that_may_stay() {
     let (mut world, keys) = running(1);
     while world.core.take_observed().is_some() {}

@@ -23,6 +23,9 @@ const CODE_FENCED: &str = "fenced";
 /// Code of a GoAway after which the node closes the link.
 const CODE_STOPPING: &str = "stopping";
 
+/// Code of a GoAway to the link that another one has replaced.
+const CODE_REPLACED: &str = "replaced";
+
 /// A change of the link.
 #[derive(Debug)]
 pub enum LinkEvent {
@@ -113,6 +116,8 @@ pub fn on_message(core: &mut Core, message: Message, now_ns: u64, out: &mut Out)
             warn!(reason = removed.reason, "the cluster removed this host; every runner is stopped (P18)");
             on_halt(core, Finish::Removed, REASON_HOST_REMOVED, out);
         }
+        // Of a newer connection of this host: the link moves there already.
+        Message::GoAway(go_away) if go_away.code == CODE_REPLACED => {}
         Message::GoAway(go_away) => {
             info!(reason = go_away.reason, "the gateway asks this agent to move");
             let kind = if go_away.code == CODE_STOPPING { MoveKind::Leaving } else { MoveKind::Advised };

@@ -128,7 +128,7 @@ proptest! {
 
     /// Never twice, never forgotten, and the cluster and the host agree once the faults are over.
     #[test]
-    fn every_order_is_carried_out_once(acts in proptest::collection::vec(act(), 1..120)) {
+    fn p2_every_order_is_carried_out_once(acts in proptest::collection::vec(act(), 1..120)) {
         let mut world = World::new();
         for act in acts {
             play(&mut world, act);
@@ -204,7 +204,7 @@ fn an_end_is_reported_until_acknowledged_and_only_then_reaped() {
 }
 
 #[test]
-fn a_set_removes_nothing_newer_than_itself() {
+fn p14_a_set_removes_nothing_newer_than_itself() {
     let mut world = connected();
     let old = world.desired(true);
     let key = world.launch();
@@ -217,7 +217,7 @@ fn a_set_removes_nothing_newer_than_itself() {
 }
 
 #[test]
-fn a_newer_full_set_removes_what_it_does_not_name() {
+fn p14_a_newer_full_set_removes_what_it_does_not_name() {
     let mut world = connected();
     let key = world.launch();
     run_all(&mut world);
@@ -230,7 +230,7 @@ fn a_newer_full_set_removes_what_it_does_not_name() {
 }
 
 #[test]
-fn a_restored_cluster_does_not_kill_what_it_never_knew() {
+fn p14_a_restored_cluster_does_not_kill_what_it_never_knew() {
     let mut world = connected();
     let key = world.launch();
     run_all(&mut world);
@@ -253,7 +253,7 @@ fn a_restored_cluster_does_not_kill_what_it_never_knew() {
 }
 
 #[test]
-fn an_older_incarnation_is_refused() {
+fn p1_an_older_incarnation_is_refused() {
     let mut world = connected();
     world.incarnation = 2;
     world.index = 5;
@@ -419,7 +419,7 @@ fn a_cluster_that_forgot_an_acknowledged_end_is_told_again() {
 }
 
 #[test]
-fn a_grant_counts_only_as_the_echo_of_a_renewal() {
+fn p5_a_grant_counts_only_as_the_echo_of_a_renewal() {
     let mut world = connected();
     world.tick(1);
     let renewal = world.effects.iter().find_map(|effect| match effect {

@@ -140,7 +140,7 @@ async fn a_certificate_at_two_thirds_of_its_life_is_renewed_with_the_same_key() 
 }
 
 #[tokio::test]
-async fn an_older_incarnation_is_not_followed() {
+async fn p1_an_older_incarnation_is_not_followed() {
     let farm = Farm::joined().await;
     let agent = farm.agent();
     let mut control = farm.gateway.accept().await;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::eventually::{SOON, eventually};
+use crate::http;
 use crate::ran::{Ran, run};
 
 use super::LocalFarm;
@@ -54,6 +55,49 @@ impl LocalFarm {
             let node = nodes.iter().find(|(position, _)| *position == at);
             node.map(|(_, node)| node["id"].to_string()).ok_or_else(|| format!("{nodes:?}"))
         })
+    }
+
+    /// One node as `cluster status` through node `through` shows it.
+    ///
+    /// # Errors
+    /// The command failed or does not list it; what it said.
+    pub fn node_as_shown(&self, at: usize, through: usize) -> Result<Value, String> {
+        let ran = self.cli_through(through, &["cluster", "status", "-o", "json"]);
+        if ran.code != Some(0) {
+            return Err(ran.to_string());
+        }
+        let shown = ran.items("NodeList").into_iter().find(|node| self.position(node) == Some(at));
+        shown.ok_or_else(|| ran.to_string())
+    }
+
+    /// The value of a metric without labels at node `at`.
+    ///
+    /// # Errors
+    /// The node does not answer, or has no such metric.
+    pub fn metric(&self, at: usize, name: &str) -> Result<f64, String> {
+        let (_, text) = http::get(self.nodes[at].ports.metrics, "/metrics").map_err(|e| e.to_string())?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.ok_or_else(|| format!("no {name} in:\n{text}"))
+    }
+
+    /// Waits until these nodes have applied the same and have the same digest there (P24).
+    ///
+    /// # Panics
+    /// When they do not within two minutes.
+    #[track_caller]
+    pub fn await_equal_states(&self, nodes: &[usize]) {
+        eventually("equal states", 2 * SOON, || {
+            let mut seen = Vec::new();
+            for at in nodes {
+                let ran = self.cli_through(*at, &["cluster", "status", "--stale", "-o", "json"]);
+                if ran.code != Some(0) {
+                    return Err(ran.to_string());
+                }
+                let cluster = &ran.json()["cluster"];
+                seen.push((cluster["applied_index"].to_string(), cluster["digest"].to_string()));
+            }
+            if seen.iter().all(|one| *one == seen[0]) { Ok(()) } else { Err(format!("{seen:?}")) }
+        });
     }
 
     /// Position of the node that leads and answers.

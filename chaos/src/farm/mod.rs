@@ -186,7 +186,15 @@ impl LocalFarm {
     /// Every live process of this farm, runners and shims included.
     #[must_use]
     pub fn processes(&self) -> Vec<processes::Seen> {
-        processes::family_of(&self.tag())
+        let mut found = Vec::new();
+        for tag in self.tags() {
+            for process in processes::family_of(&tag) {
+                if !found.iter().any(|known: &processes::Seen| known.pid == process.pid) {
+                    found.push(process);
+                }
+            }
+        }
+        found
     }
 
     /// The shims of this farm's agents and their guardians.
@@ -195,8 +203,13 @@ impl LocalFarm {
         self.processes().into_iter().filter(processes::Seen::is_shim).collect()
     }
 
-    fn tag(&self) -> String {
-        self.root().to_string_lossy().into_owned()
+    /// What the command lines of this farm's processes mention: its root, and data that is kept elsewhere.
+    fn tags(&self) -> Vec<String> {
+        let root = self.root().to_path_buf();
+        let data =
+            self.nodes.iter().map(|node| &node.data).chain(self.agents.iter().map(|agent| &agent.data));
+        let elsewhere = data.filter(|data| !data.starts_with(&root)).cloned().collect::<Vec<_>>();
+        std::iter::once(root).chain(elsewhere).map(|path| path.to_string_lossy().into_owned()).collect()
     }
 
     /// Waits until no process of this farm is left.
@@ -260,7 +273,7 @@ impl Drop for LocalFarm {
         let nodes = self.nodes.iter_mut().filter_map(|node| node.process.as_mut());
         let agents = self.agents.iter_mut().filter_map(|agent| agent.process.as_mut());
         nodes.chain(agents).for_each(Spawned::kill9);
-        processes::kill_family_of(&self.tag());
+        self.tags().iter().for_each(|tag| processes::kill_family_of(tag));
         assert!(failing || panics.is_empty(), "a program of the product panicked: {panics:?}");
     }
 }

@@ -29,13 +29,15 @@ pub struct Node {
     pub address: IpAddr,
     /// Member of the farm's network, if there is one.
     pub place: Option<String>,
+    /// How far its clock is ahead of this machine's, in milliseconds; only a debug build can be told so.
+    pub clock_ahead_ms: i64,
     /// The process, once started.
     pub process: Option<Spawned>,
 }
 
 impl Node {
     pub(super) fn new(data: PathBuf, address: IpAddr) -> Self {
-        Self { data, ports: Ports::free(), address, place: None, process: None }
+        Self { data, ports: Ports::free(), address, place: None, clock_ahead_ms: 0, process: None }
     }
 
     pub(super) fn place(&mut self, (place, address): (String, IpAddr)) {
@@ -87,6 +89,9 @@ impl LocalFarm {
         let node = &self.nodes[at];
         let mut command = self.command_at(node.place.as_deref(), &self.binaries.node());
         command.arg(what).arg("--data-dir").arg(&node.data);
+        if node.clock_ahead_ms != 0 {
+            command.env("STRATAVORE_TEST_CLOCK_AHEAD_MS", node.clock_ahead_ms.to_string());
+        }
         if self.configuration().exists() {
             command.arg("--config").arg(self.configuration());
         }
@@ -157,7 +162,13 @@ impl LocalFarm {
 
     /// `stratavored run` of node `at`, not waited for.
     pub fn spawn_node(&mut self, at: usize) {
+        self.spawn_node_with(at, &[]);
+    }
+
+    /// The same with more flags.
+    pub fn spawn_node_with(&mut self, at: usize, flags: &[String]) {
         let mut command = self.node_command(at, "run");
+        command.args(flags);
         let (name, log) = if at == 0 {
             ("node".to_owned(), "logs/node.log".to_owned())
         } else {

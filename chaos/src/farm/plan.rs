@@ -16,6 +16,7 @@ pub struct Plan {
     agent_data: Option<PathBuf>,
     node_data: Option<PathBuf>,
     lease: Option<Lease>,
+    kept_log_entries: Option<u64>,
     networked: bool,
 }
 
@@ -42,6 +43,7 @@ impl Default for Plan {
             agent_data: None,
             node_data: None,
             lease: None,
+            kept_log_entries: None,
             networked: false,
         }
     }
@@ -80,6 +82,13 @@ impl Plan {
     #[must_use]
     pub fn lease(mut self, lease: Lease) -> Self {
         self.lease = Some(lease);
+        self
+    }
+
+    /// Fewer entries in the log than by default (at least 1000), so that a node can be away for longer than they last.
+    #[must_use]
+    pub fn kept_log_entries(mut self, entries: u64) -> Self {
+        self.kept_log_entries = Some(entries);
         self
     }
 
@@ -132,6 +141,20 @@ impl Plan {
         farm
     }
 
+    /// What the nodes' configuration file says; empty when there is none.
+    fn configuration(&self) -> String {
+        let mut text = String::new();
+        if let Some(Lease { ttl_ms, renew_ms, kill_grace_ms, hold_ms }) = self.lease {
+            text.push_str(&format!(
+                "lease:\n  ttl_ms: {ttl_ms}\n  renew_ms: {renew_ms}\n  kill_grace_ms: {kill_grace_ms}\n  hold_ms: {hold_ms}\n"
+            ));
+        }
+        if let Some(entries) = self.kept_log_entries {
+            text.push_str(&format!("raft:\n  kept_log_entries: {entries}\n"));
+        }
+        text
+    }
+
     /// Directories, network and configuration; nothing runs yet.
     fn farm(self) -> LocalFarm {
         let mut farm = LocalFarm::empty();
@@ -143,11 +166,8 @@ impl Plan {
             farm.nodes[0].place(network.join("n0"));
             farm.network = Some(network);
         }
-        if let Some(lease) = self.lease {
-            let Lease { ttl_ms, renew_ms, kill_grace_ms, hold_ms } = lease;
-            let text = format!(
-                "lease:\n  ttl_ms: {ttl_ms}\n  renew_ms: {renew_ms}\n  kill_grace_ms: {kill_grace_ms}\n  hold_ms: {hold_ms}\n"
-            );
+        let text = self.configuration();
+        if !text.is_empty() {
             std::fs::write(farm.configuration(), text).expect("write the configuration");
         }
         farm.plan = self;

@@ -4,5 +4,7 @@ mod arguments;
 mod capacity;
 mod frames;
 mod full_disk;
+mod nodes;
+mod restore;
 mod start_up;
 mod stored_data;

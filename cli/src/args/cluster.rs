@@ -51,6 +51,12 @@ pub(crate) enum ClusterCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Print the whole replicated state as JSON, secrets left out; to look into it, or to compare nodes.
+    Export {
+        /// Only at this applied index (stratavore status); by default as it is now.
+        #[arg(long, value_name = "INDEX", value_parser = clap::value_parser!(u64).range(1..))]
+        at: Option<u64>,
+    },
     /// Put the commands of this version in force, once all nodes run it; afterwards there is no way back.
     Finalize {
         /// Another version than the newest.

@@ -118,6 +118,21 @@ pub(crate) struct RunnersArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum RunnersCommand {
+    /// Give a project and a name to a runner that a host had and the cluster did not know (project `orphaned`).
+    Adopt {
+        /// Name, id or unique id prefix.
+        #[arg(value_name = "RUNNER", add = complete::runners())]
+        runner: String,
+        /// Where it belongs; it counts against that quota.
+        #[arg(long, value_name = "PROJECT", add = complete::projects())]
+        project: String,
+        /// Its new name.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Idempotency key.
+        #[arg(long, value_name = "UUID")]
+        request_id: Option<Uuid>,
+    },
     /// Vouch that a lost runner is dead: it ends, or starts elsewhere (--on-disconnect stop).
     DeclareDead {
         /// Name, id or unique id prefix.
@@ -225,6 +240,9 @@ pub(crate) struct LogsArgs {
     /// Only the last N lines.
     #[arg(long, visible_alias = "limit", value_name = "N")]
     pub(crate) tail: Option<u64>,
+    /// The start before this one, of a runner that its --restart policy started again.
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) previous: bool,
     /// Only what was written since: 10m (ago) or an RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = value::point_in_time)]
     pub(crate) since: Option<i64>,

@@ -8,7 +8,7 @@ use stratavore_proto::v1::{
 };
 use uuid::Uuid;
 
-use super::{App, OK, snapshot, status};
+use super::{App, OK, export, snapshot, status};
 use crate::args::{ClockCommand, ClusterArgs, ClusterCommand, Output};
 use crate::client;
 use crate::errors::Result;
@@ -30,6 +30,7 @@ pub(crate) async fn run(app: &App, args: ClusterArgs) -> Result<ExitCode> {
         }
         ClusterCommand::TransferLeader { node } => transfer(app, node).await?,
         ClusterCommand::Snapshot { file } => snapshot::save(app, &file).await?,
+        ClusterCommand::Export { at } => return export::run(app, at).await,
         ClusterCommand::Finalize { version, request } => finalize(app, version, request.request_id).await?,
         ClusterCommand::Maintenance { length, end: _, request } => {
             maintain(app, length.unwrap_or_default(), request.request_id).await?

@@ -6,13 +6,14 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use stratavore_proto::v1::{ReadLogsRequest, ReadLogsResponse};
+use stratavore_proto::v1::{Epoch, ReadLogsRequest, ReadLogsResponse, RunnerState};
 use tonic::Streaming;
 
-use super::{App, OK};
+use super::again::{self, After};
+use super::{App, OK, describe};
 use crate::args::LogsArgs;
 use crate::client::{self, Once};
-use crate::errors::{Failure, Result};
+use crate::errors::{Exit, Failure, Result};
 use crate::filter::LogFilter;
 use crate::term::raw;
 use crate::view;
@@ -23,18 +24,75 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 /// How much earlier than the last chunk a continued read begins: clocks of chunks are coarse, offsets decide.
 const OVERLAP_MS: i64 = 2_000;
 
-/// Prints the log.
+/// Prints the log of the newest start; with `--follow` of every start that comes after it, with `--previous` of the one
+/// before.
 ///
 /// # Errors
 /// An unknown runner, or the cluster's refusal.
 pub(crate) async fn run(app: &App, args: LogsArgs) -> Result<ExitCode> {
-    let runner = args.runner.clone().or_else(|| args.runner_flag.clone()).unwrap_or_default();
+    let name = args.runner.clone().or_else(|| args.runner_flag.clone()).unwrap_or_default();
     let mut printer = Printer::new()?;
+    let mut epoch = if args.previous { Some(previous(app, &name).await?) } else { None };
+    if args.follow {
+        let runner = describe::get(app, &name).await?.runner.unwrap_or_default();
+        // While it waits for its next start, the last one is what there is to read.
+        let last = runner.last_start.as_ref().and_then(|last| last.epoch);
+        epoch = if runner.state() == RunnerState::Pending { last } else { runner.epoch };
+    }
+    let mut args = args;
+    loop {
+        one_start(app, &name, &args, epoch, &mut printer).await?;
+        if !args.follow || !goes_on(app, &name, &mut epoch).await? {
+            break;
+        }
+        args.tail = None;
+    }
+    printer.finish()?;
+    OK
+}
+
+/// Moves `epoch` to the start that follows it; false when none will.
+async fn goes_on(app: &App, name: &str, epoch: &mut Option<Epoch>) -> Result<bool> {
+    let runner = describe::get(app, name).await?.runner.unwrap_or_default();
+    if runner.epoch.is_some() && runner.epoch != *epoch {
+        *epoch = runner.epoch;
+        return Ok(true);
+    }
+    if view::runner::is_ended(&runner) {
+        return Ok(false);
+    }
+    match again::after(app, &runner.id, *epoch).await? {
+        After::Over(_) => Ok(false),
+        After::Started(next) => {
+            *epoch = next.epoch;
+            Ok(true)
+        }
+    }
+}
+
+/// The start before the present one.
+async fn previous(app: &App, name: &str) -> Result<Epoch> {
+    let runner = describe::get(app, name).await?.runner.unwrap_or_default();
+    runner.last_start.and_then(|last| last.epoch).ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("{name} has no previous start"))
+            .cause("only what a --restart policy has started again has one")
+            .next(format!("stratavore logs {name}"))
+    })
+}
+
+/// Prints what one start wrote, over as many connections as it takes.
+async fn one_start(
+    app: &App,
+    runner: &str,
+    args: &LogsArgs,
+    epoch: Option<Epoch>,
+    printer: &mut Printer,
+) -> Result<()> {
     let mut position = Position::default();
     loop {
-        let mut stream = open(app, &runner, &args, &position).await?;
-        match copy(&mut stream, &mut position, &mut printer).await? {
-            None => break,
+        let mut stream = open(app, runner, args, epoch, &position).await?;
+        match copy(&mut stream, &mut position, printer).await? {
+            None => return Ok(()),
             Some(status) => match app.client()?.failed(status) {
                 Once::Refused(status) if status.code() != tonic::Code::Unavailable => {
                     printer.finish()?;
@@ -45,8 +103,6 @@ pub(crate) async fn run(app: &App, args: LogsArgs) -> Result<ExitCode> {
             },
         }
     }
-    printer.finish()?;
-    OK
 }
 
 /// Prints the whole log as it is.
@@ -59,6 +115,7 @@ pub(crate) async fn print_all(app: &App, runner: &str) -> Result<ExitCode> {
         runner_flag: None,
         follow: false,
         tail: None,
+        previous: false,
         since: None,
     };
     run(app, args).await
@@ -68,12 +125,13 @@ async fn open(
     app: &App,
     runner: &str,
     args: &LogsArgs,
+    epoch: Option<Epoch>,
     position: &Position,
 ) -> Result<Streaming<ReadLogsResponse>> {
     let resumed = position.next.is_some();
     let request = ReadLogsRequest {
         runner: runner.to_owned(),
-        epoch: None,
+        epoch,
         follow: args.follow,
         tail_lines: if resumed { None } else { args.tail },
         since_unix_ms: if resumed { Some(position.time_unix_ms - OVERLAP_MS) } else { args.since },

@@ -1,5 +1,6 @@
 //! One file per verb.
 
+mod again;
 mod attach;
 mod cluster;
 pub(crate) mod complete;
@@ -10,6 +11,7 @@ pub(crate) mod doctor;
 mod down;
 mod events;
 mod explain;
+mod export;
 mod help;
 pub(crate) mod hosts;
 mod kill;
@@ -19,8 +21,9 @@ mod logs;
 mod new;
 mod projects;
 mod quotas;
+mod renew;
 mod restart;
-mod runners;
+pub(crate) mod runners;
 mod screen;
 mod send;
 mod smart;
@@ -86,6 +89,11 @@ impl App {
         }
     }
 
+    /// The cluster and the connection to it, if the command needed them.
+    pub(crate) fn used(&self) -> Option<(&Target, &Client)> {
+        self.target.get().zip(self.client.get())
+    }
+
     /// The connection to it, not dialled before its first call.
     ///
     /// # Errors
@@ -118,6 +126,12 @@ pub(crate) async fn run(app: &App, action: Action) -> Result<ExitCode> {
         Action::Smart(smart) => return Box::pin(smart::run(app, smart)).await,
         Action::Command(command) => command,
     };
+    let result = one(app, command).await;
+    renew::if_due(app).await;
+    result
+}
+
+async fn one(app: &App, command: Command) -> Result<ExitCode> {
     match command {
         Command::Launch(args) => Box::pin(launch::run(app, args)).await,
         Command::Runners(args) => runners::run(app, args).await,

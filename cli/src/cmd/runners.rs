@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use stratavore_proto::v1::{DeclareRunnerDeadRequest, ListRunnersRequest, ReadOptions, Runner, RunnerFilter};
+use stratavore_proto::v1::{
+    AdoptRunnerRequest, DeclareRunnerDeadRequest, ListRunnersRequest, ReadOptions, Runner, RunnerFilter,
+};
 use uuid::Uuid;
 
 use super::{App, OK, sure};
@@ -11,18 +13,35 @@ use crate::client;
 use crate::errors::Result;
 use crate::view;
 
-/// Prints runners, the live ones by default, or declares one dead.
+/// Prints runners, the live ones by default, or adopts one, or declares one dead.
 ///
 /// # Errors
 /// The cluster's refusal.
 pub(crate) async fn run(app: &App, args: RunnersArgs) -> Result<ExitCode> {
     match args.command {
         None => show(app, args.list).await,
+        Some(RunnersCommand::Adopt { runner, project, name, request_id }) => {
+            let name = name.unwrap_or_default();
+            let request = AdoptRunnerRequest { runner, project, name, ..Default::default() };
+            adopt(app, request, request_id).await
+        }
         Some(RunnersCommand::DeclareDead { runner, yes, request_id }) => {
             sure(app, yes, &format!("Does really nothing of {runner} run any more? [y/N] "))?;
             declare_dead(app, &runner, request_id).await
         }
     }
+}
+
+async fn adopt(app: &App, request: AdoptRunnerRequest, request_id: Option<Uuid>) -> Result<ExitCode> {
+    let answer = app
+        .client()?
+        .mutate(&format!("adopt {}", request.runner), request_id, async |channel, request_id| {
+            let request = AdoptRunnerRequest { request_id, ..request.clone() };
+            client::runners(channel).adopt_runner(request).await
+        })
+        .await?;
+    view::runner::print(app.output(), &answer.runner.into_iter().collect::<Vec<_>>(), false)?;
+    OK
 }
 
 async fn declare_dead(app: &App, runner: &str, request_id: Option<Uuid>) -> Result<ExitCode> {

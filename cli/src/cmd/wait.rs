@@ -80,11 +80,13 @@ fn propagated(runner: &Runner) -> ExitCode {
 
 fn overdue(runner: &Runner, wanted: Option<State>, patience: std::time::Duration) -> Failure {
     let name = &runner.name;
-    let what = wanted
-        .map_or_else(|| "end".to_owned(), |state| format!("be {}", view::runner::state_word(state.wire())));
+    let what = wanted.map_or_else(
+        || "has not ended".to_owned(),
+        |state| format!("is not {}", view::runner::state_word(state.wire())),
+    );
     let state = view::runner::state_word(runner.state());
     let why = if runner.reason.is_empty() { String::new() } else { format!(" ({})", runner.reason) };
-    Failure::new(Exit::Timeout, format!("{name} did not {what} in time"))
+    Failure::new(Exit::Timeout, format!("{name} {what}, and the time is over"))
         .cause(format!("it is still {state}{why} after {}", humantime::format_duration(patience)))
         .next(format!("stratavore explain {name}"))
 }

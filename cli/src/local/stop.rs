@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::join_all;
+use stratavore_proto::v1::{KillRunnersRequest, RunnerFilter, RunnerState};
 use stratavore_settings::context::Contexts;
 use tokio::process::Command;
 
@@ -12,6 +13,8 @@ use super::programs::Programs;
 use super::record::{Member, Record};
 use super::{CONTEXT, Layout};
 use crate::args::Globals;
+use crate::client;
+use crate::cmd::{App, runners};
 use crate::context::{chain, contexts_file};
 use crate::errors::{Exit, Failure, Result};
 use crate::view;
@@ -24,6 +27,9 @@ const NODE_GRACE: Duration = Duration::from_secs(15);
 
 /// An agent whose runners are stopped has nothing left to do.
 const AGENT_GRACE: Duration = Duration::from_secs(5);
+
+/// Nodes of this machine answer at once.
+const ASK_WITHIN: Duration = Duration::from_secs(3);
 
 /// Every runner goes through its stop ladder, all at once.
 const RUNNERS_WITHIN: Duration = Duration::from_secs(60);
@@ -50,6 +56,9 @@ pub(crate) async fn stop_all(
     }
     let agents = record.agents.iter().map(|agent| stop_agent(globals, layout, agent));
     failures.extend(join_all(agents).await.into_iter().filter_map(Result::err));
+    if record.nodes.iter().any(|node| node.alive().is_some()) {
+        end_waiting(globals).await;
+    }
     failures.extend(join_all(record.nodes.iter().map(stop_node)).await.into_iter().filter_map(Result::err));
     record.supervisor = None;
     for member in record.nodes.iter_mut().chain(&mut record.agents) {
@@ -61,6 +70,30 @@ pub(crate) async fn stop_all(
             .cause(error.to_string())
     })?;
     failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// What its restart policy would start again some time later is on no host that could be stopped, and must not come back
+/// with the next `up`. Without an answer it does come back.
+async fn end_waiting(globals: &Globals) {
+    let globals = Globals { timeout: Some(ASK_WITHIN), ..globals.with_context(CONTEXT) };
+    let app = App::new(globals);
+    let filter = RunnerFilter { states: vec![RunnerState::Pending.into()], ..Default::default() };
+    let Ok(pending) = runners::list(&app, filter, false).await else { return };
+    let waiting = pending.into_iter().filter(|runner| runner.not_before_unix_ms != 0);
+    let runners: Vec<String> = waiting.map(|runner| runner.id).collect();
+    if runners.is_empty() {
+        return;
+    }
+    let Ok(client) = app.client() else { return };
+    let ended = client
+        .mutate("end what waits for its next start", None, async |channel, request_id| {
+            let request = KillRunnersRequest { request_id, runners: runners.clone(), ..Default::default() };
+            client::runners(channel).kill_runners(request).await
+        })
+        .await;
+    if let Err(failure) = ended {
+        view::tell(failure.render().trim_end());
+    }
 }
 
 async fn stop_node(node: &Member) -> Result<()> {

@@ -1,7 +1,9 @@
 //! The terminal this program runs in.
 
 pub(crate) mod detach;
+mod graphics;
 pub(crate) mod input;
+pub(crate) mod pane;
 pub(crate) mod queries;
 pub(crate) mod raw;
 

@@ -115,6 +115,11 @@ pub(crate) fn reset_trailer(modes: Modes) -> Vec<u8> {
     trailer
 }
 
+/// What puts every mode back that a program may have switched on, while the terminal stays lent.
+pub(crate) fn reset_modes() -> Vec<u8> {
+    [b"\x1b[?6l".as_slice(), RESET, b"\x1b[?1049l", PLAIN].concat()
+}
+
 /// Moves what the terminal shows into its scrollback, so that the runner's screen overwrites nothing.
 pub(crate) fn keep_present_screen(rows: u32) -> Vec<u8> {
     let mut lines = b"\r\n".repeat(rows as usize);

@@ -24,6 +24,10 @@ pub(crate) struct NodeJson {
     last_applied: u64,
     reachable: bool,
     voter: bool,
+    /// P24: why it serves nothing; null while it does.
+    quarantined: Option<String>,
+    /// P4: how far its clock is ahead of the voters' median; null while nobody can say.
+    clock_ahead_ms: Option<i64>,
 }
 
 impl From<&v1::Node> for NodeJson {
@@ -36,6 +40,8 @@ impl From<&v1::Node> for NodeJson {
             last_applied: node.last_applied,
             reachable: node.reachable,
             voter: node.voter,
+            quarantined: Some(node.quarantined.clone()).filter(|why| !why.is_empty()),
+            clock_ahead_ms: node.clock_ahead_ms,
         }
     }
 }
@@ -281,8 +287,11 @@ fn alarms(status: &GetStatusResponse) -> String {
 fn node_table(nodes: &[v1::Node]) -> Table {
     let mut table = Table::new(&["NODE", "ADDRESS", "ROLE", "TERM", "APPLIED", "REACHABLE", "VERSION"]);
     for node in nodes {
-        let role =
-            if node.role == "leader" { Cell::styled(GOOD, "leader") } else { node.role.as_str().into() };
+        let role = match (node.role.as_str(), node.quarantined.is_empty()) {
+            (_, false) => Cell::styled(BAD, "quarantined"),
+            ("leader", true) => Cell::styled(GOOD, "leader"),
+            (role, true) => role.into(),
+        };
         let reachable = if node.reachable { Cell::styled(GOOD, "yes") } else { Cell::styled(BAD, "no") };
         table.row(vec![
             node.id.to_string().into(),
@@ -321,6 +330,8 @@ mod tests {
                 reachable: true,
                 version: "0.1.0".to_owned(),
                 voter: true,
+                quarantined: String::new(),
+                clock_ahead_ms: Some(-3),
             }],
             runners_by_state: [("running".to_owned(), 2)].into(),
             projects: 1,
@@ -341,7 +352,7 @@ mod tests {
         r#""stale":false,"history":"embedded","version":"0.1.0","digest":"ab","uptime_ms":5,"whoami":"admin","#,
         r#""self_stop_ms":null,"maintenance_until":null,"version_in_force":2,"alarms":[]}"#
     );
-    const NODE: &str = r#"{"id":1,"address":"127.0.0.1:50051","role":"leader","term":2,"last_applied":9,"reachable":true,"voter":true}"#;
+    const NODE: &str = r#"{"id":1,"address":"127.0.0.1:50051","role":"leader","term":2,"last_applied":9,"reachable":true,"voter":true,"quarantined":null,"clock_ahead_ms":-3}"#;
 
     #[test]
     fn the_status_as_json() {

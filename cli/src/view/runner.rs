@@ -27,11 +27,27 @@ pub(crate) struct RunnerJson {
     /// How long it may live without contact; null for one that is kept.
     hold_ms: Option<u64>,
     restart: &'static str,
+    /// All of them, by a person, a fence or the policy.
+    restarts: u32,
+    /// In a row by the policy.
+    restart_attempts: u32,
+    /// So many in a row at most; null = without limit, or no policy.
+    restart_limit: Option<u32>,
+    /// When the next start comes that is waited for.
+    not_before: Option<String>,
     created_at: Option<String>,
     started_at: Option<String>,
     ended_at: Option<String>,
     reason: Option<String>,
+    /// How the start ended that the policy last followed.
+    last_exit: Option<ExitJson>,
     exit: Option<ExitJson>,
+}
+
+impl From<&v1::Exit> for ExitJson {
+    fn from(exit: &v1::Exit) -> Self {
+        Self { code: exit.code, signal: exit.signal, reason: known(&exit.reason) }
+    }
 }
 
 /// How a command ended; exactly one of code and signal is set.
@@ -64,16 +80,17 @@ impl From<&v1::Runner> for RunnerJson {
                 v1::RestartPolicy::Always => "always",
                 v1::RestartPolicy::Never | v1::RestartPolicy::Unspecified => "never",
             },
+            restarts: runner.restarts,
+            restart_attempts: runner.restart_attempts,
+            restart_limit: (runner.restart_limit != 0).then_some(runner.restart_limit),
+            not_before: time::rfc3339(runner.not_before_unix_ms),
             command: spec.command,
             created_at: time::rfc3339(runner.created_at_unix_ms),
             started_at: time::rfc3339(runner.started_at_unix_ms),
             ended_at: time::rfc3339(runner.ended_at_unix_ms),
             reason: known(&runner.reason),
-            exit: runner.exit.as_ref().map(|exit| ExitJson {
-                code: exit.code,
-                signal: exit.signal,
-                reason: known(&exit.reason),
-            }),
+            last_exit: last_exit(runner).map(ExitJson::from),
+            exit: runner.exit.as_ref().map(ExitJson::from),
         }
     }
 }
@@ -141,12 +158,49 @@ fn dash(text: &str) -> Cell {
     if text.is_empty() { Cell::styled(QUIET, "-") } else { text.into() }
 }
 
-/// The exit for people when there is one, else the reason for the state.
+/// The exit for people when there is one, else the reason for the state; of one that its policy has started again, how
+/// often.
 fn why(runner: &v1::Runner) -> String {
+    let again = runner.restart_attempts > 0;
     match &runner.exit {
+        Some(exit) if gave_up(runner) => {
+            format!("{} after {} restarts", exit_text(exit), runner.restart_limit)
+        }
         Some(exit) => exit_text(exit),
+        None if runner.state() == RunnerState::Pending && runner.not_before_unix_ms != 0 => {
+            next_start(runner)
+        }
+        None if again && runner.reason.is_empty() => count_text(runner),
         None => runner.reason.clone(),
     }
+}
+
+/// The reason of one whose policy has given up.
+const RESTART_LIMIT: &str = "restart_limit";
+
+/// Whether its policy has restarted it too often in a row.
+pub(crate) fn gave_up(runner: &v1::Runner) -> bool {
+    is_ended(runner) && runner.reason == RESTART_LIMIT
+}
+
+/// `restart 2 of 3`.
+fn count_text(runner: &v1::Runner) -> String {
+    let attempts = runner.restart_attempts;
+    match runner.restart_limit {
+        0 => format!("restart {attempts}"),
+        limit => format!("restart {attempts} of {limit}"),
+    }
+}
+
+/// How the start before ended and when the next one comes: `exited with 1; restart 2 of 3 in 4s`.
+pub(crate) fn next_start(runner: &v1::Runner) -> String {
+    let how = last_exit(runner).map_or_else(|| runner.reason.clone(), exit_text);
+    let left = time::until(runner.not_before_unix_ms);
+    format!("{how}; {} in {left}", count_text(runner))
+}
+
+fn last_exit(runner: &v1::Runner) -> Option<&v1::Exit> {
+    runner.last_start.as_ref().and_then(|last| last.exit.as_ref())
 }
 
 fn detail(runner: &v1::Runner) -> String {
@@ -185,12 +239,36 @@ fn detail(runner: &v1::Runner) -> String {
         ("only on", spec.host.as_str().into()),
         ("labels", labels.into()),
         ("on disconnect", on_disconnect.into()),
-        ("restart", format!("{} ({} so far)", json.restart, runner.restarts).into()),
+        ("restart", restart_text(runner, json.restart).into()),
+        ("last start", last_start_text(runner).into()),
         ("fence", runner.fence.as_str().into()),
         ("created", format!("{} by {}", at(runner.created_at_unix_ms), runner.created_by).into()),
         ("started", at(runner.started_at_unix_ms).into()),
         ("ended", at(runner.ended_at_unix_ms).into()),
     ])
+}
+
+/// The policy, how far it is, and when the next start comes.
+fn restart_text(runner: &v1::Runner, policy: &str) -> String {
+    let mut text = format!("{policy}, {} so far", runner.restarts);
+    if runner.restart_limit > 0 {
+        text.push_str(&format!(", {} of {} in a row", runner.restart_attempts, runner.restart_limit));
+    } else if runner.restart_attempts > 0 {
+        text.push_str(&format!(", {} in a row", runner.restart_attempts));
+    }
+    if runner.state() == RunnerState::Pending && runner.not_before_unix_ms != 0 {
+        text.push_str(&format!(", the next in {}", time::until(runner.not_before_unix_ms)));
+    }
+    text
+}
+
+/// The start that the policy last followed; its output is still to be had.
+fn last_start_text(runner: &v1::Runner) -> String {
+    let Some(last) = &runner.last_start else { return String::new() };
+    let how = last.exit.as_ref().map(exit_text).unwrap_or_default();
+    let epoch = last.epoch.as_ref().map(epoch_text).unwrap_or_default();
+    let host = if last.host.is_empty() { String::new() } else { format!(" on {}", last.host) };
+    format!("{how}; it was {epoch}{host} (logs --previous)")
 }
 
 fn on_disconnect_text(runner: &v1::Runner, json: &RunnerJson) -> String {
@@ -303,8 +381,9 @@ mod tests {
             concat!(
                 r#"{"apiVersion":"stratavore.v1","kind":"RunnerList","items":[{"id":"abcdefghjk","name":"demo-1","#,
                 r#""project":"demo","state":"running","epoch":"1.42","host":"alpha","pid":4711,"command":["bash"],"#,
-                r#""on_disconnect":"keep","hold_ms":null,"restart":"never","created_at":"2023-11-14T22:13:20.000Z","#,
-                r#""started_at":"2023-11-14T22:13:21.500Z","ended_at":null,"reason":null,"exit":null}]}"#
+                r#""on_disconnect":"keep","hold_ms":null,"restart":"never","restarts":0,"restart_attempts":0,"#,
+                r#""restart_limit":null,"not_before":null,"created_at":"2023-11-14T22:13:20.000Z","#,
+                r#""started_at":"2023-11-14T22:13:21.500Z","ended_at":null,"reason":null,"last_exit":null,"exit":null}]}"#
             )
         );
     }
@@ -324,9 +403,10 @@ mod tests {
             compact(&RunnerJson::from(&pending)),
             concat!(
                 r#"{"id":"abcdefghjk","name":"demo-1","project":"demo","state":"pending","epoch":null,"host":null,"#,
-                r#""pid":null,"command":[],"on_disconnect":"keep","hold_ms":null,"restart":"never","#,
+                r#""pid":null,"command":[],"on_disconnect":"keep","hold_ms":null,"restart":"never","restarts":0,"#,
+                r#""restart_attempts":0,"restart_limit":null,"not_before":null,"#,
                 r#""created_at":"2023-11-14T22:13:20.000Z","started_at":null,"ended_at":null,"#,
-                r#""reason":"quota_reached","exit":null}"#
+                r#""reason":"quota_reached","last_exit":null,"exit":null}"#
             )
         );
     }
@@ -345,6 +425,36 @@ mod tests {
                 .ends_with(r#""exit":{"code":null,"signal":9,"reason":"killed"}}"#)
         );
         assert_eq!(exit_text(&ended.exit.unwrap()), "ended by signal 9 (killed)");
+    }
+
+    #[test]
+    fn a_restart_policy_is_shown_with_what_comes_next() {
+        let mut runner = running();
+        let exit = v1::Exit { code: Some(7), reason: "exited".to_owned(), ..Default::default() };
+        let last = v1::LastStart {
+            epoch: Some(v1::Epoch { incarnation: 1, index: 9 }),
+            host: "alpha".to_owned(),
+            exit: Some(exit.clone()),
+        };
+        runner.state = RunnerState::Pending.into();
+        runner.spec.as_mut().unwrap().restart = v1::RestartPolicy::OnFailure.into();
+        (runner.restarts, runner.restart_attempts, runner.restart_limit) = (2, 2, 3);
+        (runner.not_before_unix_ms, runner.last_start) = (1_700_000_004_000, Some(last));
+        assert_eq!(why(&runner), "exited with 7; restart 2 of 3 in 0s");
+        let json = compact(&RunnerJson::from(&runner));
+        assert!(
+            json.contains(
+                r#""restart":"on-failure","restarts":2,"restart_attempts":2,"restart_limit":3,"not_before":"2023-11-14T22:13:24.000Z","#
+            ),
+            "{json}"
+        );
+        assert!(json.contains(r#""last_exit":{"code":7,"signal":null,"reason":"exited"},"#), "{json}");
+        let text = anstream::adapter::strip_str(&detail(&runner)).to_string();
+        assert!(text.contains("on-failure, 2 so far, 2 of 3 in a row, the next in 0s"), "{text}");
+        assert!(text.contains("exited with 7; it was 1.9 on alpha (logs --previous)"), "{text}");
+        runner.state = RunnerState::Failed.into();
+        (runner.exit, runner.reason) = (Some(exit), RESTART_LIMIT.to_owned());
+        assert_eq!(why(&runner), "exited with 7 after 3 restarts");
     }
 
     #[test]

@@ -19,6 +19,11 @@ pub(crate) fn age(unix_ms: i64) -> String {
     span(Timestamp::now().as_millisecond().saturating_sub(unix_ms))
 }
 
+/// How long until then, rounded up, in its largest unit; `0s` when it is past.
+pub(crate) fn until(unix_ms: i64) -> String {
+    span(unix_ms.saturating_sub(Timestamp::now().as_millisecond()).saturating_add(999))
+}
+
 /// A length of time in its largest unit.
 pub(crate) fn span(ms: i64) -> String {
     let seconds = ms.max(0) / 1000;

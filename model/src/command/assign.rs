@@ -6,6 +6,7 @@ use crate::fit::{Need, misfit};
 use crate::id::{Epoch, HostId, RunnerId};
 use crate::lease::{placed_hold, placed_policy};
 use crate::reply::{Code, RefusedPlacement, Rejected, Reply};
+use crate::restart::RESTART_BACKOFF;
 use crate::runner::{QUOTA_REACHED, RunnerRecord, RunnerState};
 use crate::tx::Tx;
 
@@ -58,6 +59,9 @@ fn place(tx: &mut Tx<'_>, placement: &Placement) -> Result<Epoch, String> {
     if runner.queued.index == tx.position.index {
         return Err("it became pending in this entry".into());
     }
+    if runner.backs_off(tx.now()).is_some() {
+        return Err(RESTART_BACKOFF.into());
+    }
     let raised_at = state.cluster().map_or(0, |cluster| cluster.raised_at_index);
     // A restart has moved it in the queue; what it ran as before the recovery may live all the same.
     let may_live = runner.queued.index <= raised_at || (raised_at > 0 && runner.restarts > 0);
@@ -75,6 +79,7 @@ fn place(tx: &mut Tx<'_>, placement: &Placement) -> Result<Epoch, String> {
         on_disconnect: placed_policy(&runner.spec, host),
         hold_ms: placed_hold(state, &runner.spec),
         reason: String::new(),
+        retry: runner.retry.clone().map(|retry| retry.placed(tx.now())),
         ..runner.clone()
     };
     tx.runner_event(EventKind::RunnerPlaced, &runner, "");

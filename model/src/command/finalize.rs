@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::command::{Joiner, SetMaintenance, SetNodeAddress};
     use crate::lab::{Lab, founded_at};
-    use crate::{Command, NodeAddresses, NodeId, OnDisconnect, Role};
+    use crate::{COMMAND_VERSION, Command, NodeAddresses, NodeId, OnDisconnect, Role};
 
     fn finalize(lab: &mut Lab, version: u32) -> Result<Reply, Rejected> {
         lab.user(Command::Finalize(Finalize { version }))
@@ -100,7 +100,8 @@ mod tests {
         finalize(&mut lab, 2).unwrap();
         assert_eq!(lab.events_of(EventKind::ClusterFinalized), 1);
         assert_eq!(finalize(&mut lab, 1).unwrap_err().code, Code::BadArgument);
-        assert_eq!(finalize(&mut lab, 3).unwrap_err().code, Code::VersionNotSupported);
+        let newer = COMMAND_VERSION + 1;
+        assert_eq!(finalize(&mut lab, newer).unwrap_err().code, Code::VersionNotSupported);
     }
 
     #[test]

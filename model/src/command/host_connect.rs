@@ -161,7 +161,7 @@ impl HostConnect {
 const FEATURES_MAX: usize = 64;
 
 /// Project in which runners show up that a host has and the cluster does not know.
-const ORPHANED: &str = "orphaned";
+pub(super) const ORPHANED: &str = "orphaned";
 
 /// P3: the host is ready from this entry on. What a lease starts with is P13: the only host's is unbounded; one that
 /// comes back after a fence kept its deadlines; of one that was forgotten in a recovery nothing is known; a fresh boot
@@ -239,6 +239,7 @@ fn adopt_newer(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         ended_at: None,
         settled: true,
         reason: String::new(),
+        retry: runner.retry.clone().map(|retry| retry.placed(tx.now())),
         ..runner.clone()
     };
     tx.runner_event(EventKind::RunnerRecovered, &runner, "listed by its host");
@@ -298,6 +299,7 @@ fn quarantine(tx: &mut Tx<'_>, host: HostId, observation: &Observation) {
         stop_request_id: None,
         restarts: 0,
         settled: true,
+        retry: None,
     };
     tx.runner_event(EventKind::SystemAlert, &runner, "a host has a runner that the cluster does not know");
     tx.put_runner(runner);
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reconnect_keeps_the_host_epoch_and_a_reboot_does_not() {
+    fn p3_a_reconnect_keeps_the_host_epoch_and_a_reboot_does_not() {
         let (mut lab, host, runner, epoch) = running();
         let first = lab.state.host(host).unwrap().host_epoch;
         let listed = lab.observed(runner, epoch, 1, RunnerState::Running);
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_under_the_same_boot_is_lost_and_a_later_report_recovers() {
+    fn p14_absence_under_the_same_boot_is_lost_and_a_later_report_recovers() {
         let (mut lab, host, runner, epoch) = running();
         lab.connect(host, "boot-a", 2, vec![]);
         assert_eq!(shown(&lab, runner), ShownState::Lost);
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_says_nothing_about_what_the_host_had_not_seen() {
+    fn p14_absence_says_nothing_about_what_the_host_had_not_seen() {
         let (mut lab, host, _, _) = running();
         let later = lab.launch("web", 1)[0];
         let epoch = lab.assign(later, host).unwrap();
@@ -424,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_connection_is_refused() {
+    fn p14_an_older_connection_is_refused() {
         let (mut lab, host, ..) = running();
         lab.connect(host, "boot-a", 5, vec![]);
         let connect = Command::HostConnect(lab.connect_command(host, "boot-a", 4, None, vec![]));
@@ -432,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn two_boots_taking_turns_are_a_cloned_machine() {
+    fn p8_two_boots_taking_turns_are_a_cloned_machine() {
         let (mut lab, host, ..) = running();
         lab.connect(host, "boot-b", 2, vec![]);
         let connect = Command::HostConnect(lab.connect_command(host, "boot-a", 3, None, vec![]));
@@ -442,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_shown_and_can_be_killed() {
+    fn p14_a_stranger_is_shown_and_can_be_killed() {
         let mut lab = Lab::new();
         let host = lab.host("a", 4);
         let stranger = lab.fresh_runner_id();

@@ -9,7 +9,7 @@ use crate::id::ProjectName;
 use crate::lifecycle::{End, ask_to_stop, end};
 use crate::query::{known_project, resolve_runner};
 use crate::reply::{Code, Rejected};
-use crate::runner::{RunnerRecord, RunnerState};
+use crate::runner::{RunnerRecord, RunnerState, Want};
 use crate::tx::Tx;
 
 /// Which runners.
@@ -75,7 +75,10 @@ impl Kill {
             end(tx, runner, ended(RunnerState::Terminated, "killed", true));
         } else if runner.lost.is_some() && self.force {
             // P15: the record closes; whatever lives is told to go when its host returns.
-            let runner = RunnerRecord { restart_wanted: false, ..runner };
+            // Its policy must not start it again when its host has shown it dead.
+            let over = runner.retry.is_some();
+            let want = if over { Want::Stop { force: true } } else { runner.want };
+            let runner = RunnerRecord { restart_wanted: false, want, ..runner };
             end(tx, runner, ended(RunnerState::Failed, CLOSED_WHILE_LOST, false));
         } else {
             ask_to_stop(tx, runner, self.force, false);

@@ -11,10 +11,11 @@ use crate::fit::{Misfit, Need, misfit};
 use crate::host::{Fence, HostLoad, HostRecord};
 use crate::id::{HostId, NAME_BYTES_MAX, ProjectName, RunnerId, RunnerName};
 use crate::lifecycle::quota_places;
-use crate::limits::{LAUNCH_BYTES_MAX, RUNNERS_LIVE_MAX, check_hold, check_spec, spec_bytes};
+use crate::limits::{LAUNCH_BYTES_MAX, RUNNERS_LIVE_MAX, check_hold, check_restart, check_spec, spec_bytes};
 use crate::project::ProjectRecord;
 use crate::query::{known_project, resolve_host};
 use crate::reply::{Code, Rejected};
+use crate::restart::Retry;
 use crate::row::Row;
 use crate::runner::{OnDisconnect, QUOTA_REACHED, RunnerRecord, RunnerSpec, RunnerState, Want};
 use crate::state::State;
@@ -109,6 +110,7 @@ impl Launch {
         check_spec(&spec)?;
         if let Some(cluster) = tx.state().cluster() {
             check_hold(&spec, cluster)?;
+            check_restart(&spec, cluster)?;
         }
         if spec_bytes(&spec).saturating_mul(self.ids.len()) > LAUNCH_BYTES_MAX {
             let message = format!("commands and environments together exceed {LAUNCH_BYTES_MAX} bytes");
@@ -204,6 +206,7 @@ impl Launch {
         admitted: bool,
         (at, reason): (usize, &str),
     ) {
+        let retry = Retry::of(spec.restart);
         let runner = RunnerRecord {
             id,
             name,
@@ -235,6 +238,7 @@ impl Launch {
             stop_request_id: None,
             restarts: 0,
             settled: true,
+            retry,
         };
         tx.runner_event(EventKind::RunnerLaunched, &runner, "");
         if !reason.is_empty() {

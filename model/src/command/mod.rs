@@ -1,10 +1,12 @@
 //! One file per command: the struct, what it does, its tests.
 
+mod adopt_runner;
 mod assign;
 mod confirm_reboot;
 mod cordon_host;
 mod create_project;
 mod create_token;
+mod cut_keys;
 mod declare_host_dead;
 mod declare_runner_dead;
 mod drain_host;
@@ -25,6 +27,7 @@ mod register_key;
 mod remove_host;
 mod remove_node;
 mod report;
+mod reserve_node;
 mod reset_clock;
 mod restart;
 mod revoke_token;
@@ -35,11 +38,13 @@ mod trim;
 
 use serde::Serialize;
 
+pub use adopt_runner::AdoptRunner;
 pub use assign::{Assign, PLACEMENTS_MAX, Placement};
 pub use confirm_reboot::ConfirmReboot;
 pub use cordon_host::CordonHost;
 pub use create_project::CreateProject;
 pub use create_token::CreateToken;
+pub use cut_keys::{CUT_KEYS_MAX, CutKeys};
 pub use declare_host_dead::DeclareHostDead;
 pub use declare_runner_dead::DeclareRunnerDead;
 pub use drain_host::DrainHost;
@@ -60,6 +65,8 @@ pub use register_key::RegisterKey;
 pub use remove_host::RemoveHost;
 pub use remove_node::RemoveNode;
 pub use report::{OBSERVATIONS_MAX, Observation, Report};
+pub(crate) use reserve_node::is_reserved;
+pub use reserve_node::{RESERVED_MAX, ReserveNode};
 pub use reset_clock::ResetClock;
 pub use restart::Restart;
 pub use revoke_token::RevokeToken;
@@ -109,15 +116,24 @@ pub enum Command {
     RemoveNode(RemoveNode),
     Finalize(Finalize),
     SetMaintenance(SetMaintenance),
+    ReserveNode(ReserveNode),
+    CutKeys(CutKeys),
+    AdoptRunner(AdoptRunner),
     /// Many proposals in one entry, each with its own actor and answer; one refused harms no other. Not nested.
     Batch(Vec<Entry>),
 }
 
 /// P22: the newest cluster version that this program applies.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// The cluster version of fences, replacement and membership.
 pub const FENCES_SINCE: u32 = 2;
+
+/// The cluster version of restart policies.
+pub const RESTARTS_SINCE: u32 = 3;
+
+/// The cluster version of backups that agents follow by themselves.
+pub const RESTORE_SINCE: u32 = 3;
 
 /// Entries of a batch: answers and rows of one entry stay within what one write batch carries comfortably.
 pub const BATCH_MAX: usize = 1024;
@@ -159,6 +175,9 @@ impl Command {
             Self::LeaseBounded(_) => "lease_bounded",
             Self::RemoveNode(_) => "remove_node",
             Self::SetMaintenance(_) => "set_maintenance",
+            Self::ReserveNode(_) => "reserve_node",
+            Self::CutKeys(_) => "cut_keys",
+            Self::AdoptRunner(_) => "adopt_runner",
             Self::Batch(_) => "batch",
         }
     }
@@ -175,6 +194,7 @@ impl Command {
             | Self::DeclareHostDead(_)
             | Self::DrainHost(_)
             | Self::SetMaintenance(_) => FENCES_SINCE,
+            Self::ReserveNode(_) | Self::CutKeys(_) | Self::AdoptRunner(_) => RESTORE_SINCE,
             _ => 1,
         }
     }
@@ -210,6 +230,7 @@ impl Command {
             Self::RemoveNode(command) => self.hash(command),
             Self::Finalize(command) => self.hash(command),
             Self::SetMaintenance(command) => self.hash(command),
+            Self::AdoptRunner(command) => self.hash(command),
             Self::InitCluster(_)
             | Self::RaiseIncarnation(_)
             | Self::Assign(_)
@@ -225,6 +246,8 @@ impl Command {
             | Self::LeaseBounded(_)
             | Self::ConfirmReboot(_)
             | Self::ForgoList(_)
+            | Self::ReserveNode(_)
+            | Self::CutKeys(_)
             | Self::Batch(_) => return None,
         })
     }

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_up_only() {
+    fn p1_goes_up_only() {
         let mut lab = Lab::new();
         assert_eq!(lab.system(raise(1)).unwrap_err().code, Code::OlderIncarnation);
         lab.system(raise(3)).unwrap();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_before_is_placed_until_every_host_has_listed() {
+    fn p30_nothing_from_before_is_placed_until_every_host_has_listed() {
         let mut lab = Lab::new();
         let (a, b) = (lab.host("a", 4), lab.host("b", 4));
         lab.create_project("web", 5).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_that_a_host_has_is_adopted() {
+    fn p30_a_runner_that_a_host_has_is_adopted() {
         let mut lab = Lab::new();
         let host = lab.host("a", 4);
         lab.create_project("web", 5).unwrap();

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::finalize::check_new_enough;
 use super::init_cluster::register;
+use super::reserve_node::reserved;
 use super::set_node_address::{Reach, check_addresses, other_reach};
 use crate::cluster::{ClusterRecord, NodeAddresses, NodeRecord};
 use crate::command::{Success, Verdict};
 use crate::event::EventKind;
 use crate::host::{Fence, HostLease, HostRecord, HostState, Labels, LeaseBound, SLOTS_DEFAULT};
 use crate::id::{HostId, HostName, NodeId, TokenId, UserName};
-use crate::identity::{Actor, Role, SpkiHash, UserRecord};
+use crate::identity::{Actor, KeyRecord, Role, SpkiHash, UserRecord};
 use crate::lease::follow_host_count;
 use crate::limits::{HOSTS_MAX, SLOTS_MAX, USERS_MAX, bounded, check_labels};
 use crate::reply::{Code, Rejected, Reply};
@@ -77,6 +78,7 @@ impl RedeemToken {
         if tx.now() >= token.expires_at {
             return Err(unusable(Code::TokenExpired, &token, "has expired"));
         }
+        let reserved = reserved(tx.state(), &self.spki).cloned();
         let (identity, name) = match &self.joiner {
             Joiner::Host { id, name, labels, slots } => {
                 self.host(tx, &token, *id, name.clone(), labels, *slots)?
@@ -86,7 +88,12 @@ impl RedeemToken {
             }
             Joiner::User { name } => self.user(tx, &token, name.clone())?,
         };
-        register(tx, self.spki, identity.clone(), Some(token.id))?;
+        match reserved {
+            Some(key) if key.identity == identity => {
+                tx.put(Row::Key(KeyRecord { token: Some(token.id), ..key }));
+            }
+            _ => register(tx, self.spki, identity.clone(), Some(token.id))?,
+        }
         tx.event(EventKind::TokenRedeemed, &format!("token {} by {identity}", token.id));
         let state = TokenState::Used { spki: self.spki, identity: identity.clone(), at: tx.now() };
         tx.put(Row::Token(TokenRecord { state, ..token }));
@@ -204,8 +211,11 @@ impl RedeemToken {
         check_addresses(addresses)?;
         check_new_enough(cluster.version, max_version)?;
         check_dialled(tx, addresses)?;
-        let id = cluster.next_node;
-        let next_node = NodeId(id.0.saturating_add(1));
+        let id = match reserved(tx.state(), &self.spki).map(|key| &key.identity) {
+            Some(Actor::Node(id)) => *id,
+            _ => cluster.next_node,
+        };
+        let next_node = cluster.next_node.max(NodeId(id.0.saturating_add(1)));
         tx.put(Row::Cluster(Box::new(ClusterRecord { next_node, ..cluster })));
         let joined_at = tx.now();
         tx.put(Row::Node(NodeRecord {
@@ -283,9 +293,9 @@ fn check_room(what: &str, present: usize, max: usize) -> Result<(), Rejected> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Command;
     use crate::lab::Lab;
     use crate::token::TTL_MS_DEFAULT;
+    use crate::{COMMAND_VERSION, Command};
 
     #[test]
     fn one_token_admits_one_key() {
@@ -314,7 +324,7 @@ mod tests {
         assert_eq!(refused(&|r| r.secret_sha256 = [0; 32]), Code::TokenUnknown);
         assert_eq!(refused(&|r| r.token = "0000000000".parse().unwrap()), Code::TokenUnknown);
         let (addresses, version) = (NodeAddresses::default(), String::new());
-        let node = Joiner::Node { addresses, version, max_version: 2 };
+        let node = Joiner::Node { addresses, version, max_version: COMMAND_VERSION };
         assert_eq!(refused(&|r| r.joiner = node.clone()), Code::TokenRole);
         assert_eq!(refused(&|r| r.spki = [1; 32]), Code::IdTaken);
         lab.pass(TTL_MS_DEFAULT);
@@ -351,7 +361,7 @@ mod tests {
         let join = |lab: &mut Lab, raft: &str| {
             let token = lab.token(Role::Node);
             let addresses = NodeAddresses { raft: raft.into(), ..NodeAddresses::default() };
-            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: 2 };
+            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: COMMAND_VERSION };
             let redeem = lab.redeem_command(token, joiner);
             lab.as_node(Command::RedeemToken(redeem))
         };
@@ -361,7 +371,7 @@ mod tests {
                 node: NodeId(1),
                 addresses,
                 version: String::new(),
-                max_version: 2,
+                max_version: COMMAND_VERSION,
             };
             lab.as_node(Command::SetNodeAddress(set))
         };
@@ -388,7 +398,7 @@ mod tests {
         for expected in ["2", "3"] {
             let token = lab.token(Role::Node);
             let addresses = NodeAddresses::default();
-            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: 2 };
+            let joiner = Joiner::Node { addresses, version: "1".into(), max_version: COMMAND_VERSION };
             let redeem = lab.redeem_command(token, joiner);
             let reply = lab.as_node(Command::RedeemToken(redeem)).unwrap();
             assert!(matches!(reply, Reply::Redeemed { name, .. } if name == expected));

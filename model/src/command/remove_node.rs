@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(admission(&lab.state, &spki, &Actor::Node(second)), Admission::Removed);
         assert_eq!(remove(&mut lab, second).unwrap_err().code, Code::NodeNotFound);
         let (addresses, version) = (NodeAddresses::default(), String::new());
-        let set = SetNodeAddress { node: second, addresses, version, max_version: 2 };
+        let set = SetNodeAddress { node: second, addresses, version, max_version: COMMAND_VERSION };
         let refused = lab.apply(Actor::Node(second), None, Command::SetNodeAddress(set)).reply;
         assert_eq!(refused.rejected().unwrap().code, Code::IdentityRemoved);
         assert!(join(&mut lab) > second);

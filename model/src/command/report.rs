@@ -6,7 +6,7 @@ use crate::command::{Success, Verdict};
 use crate::event::EventKind;
 use crate::host::{Fence, HostRecord, HostState};
 use crate::id::{Epoch, HostId, RunnerId};
-use crate::lifecycle::{End, HOST_REBOOTED, end, end_by_reboot, recover};
+use crate::lifecycle::{End, HOST_REBOOTED, end_as_reported, end_by_reboot, recover, settled_late};
 use crate::limits::bounded;
 use crate::reply::{Code, ObservedKey, Rejected, Reply};
 use crate::runner::{Exit, RunnerRecord, RunnerState};
@@ -143,7 +143,7 @@ fn settle(tx: &mut Tx<'_>, runner: RunnerRecord, observation: &Observation) {
     if !runner.settled && observation.state.is_ended() && clean && observation.rev >= runner.rev {
         let exit = observation.exit.as_ref().map(|exit| Arc::new(bounded_exit(exit)));
         let exit = exit.or_else(|| runner.exit.clone());
-        tx.put_runner(RunnerRecord { settled: true, exit, rev: observation.rev, ..runner });
+        settled_late(tx, RunnerRecord { settled: true, exit, rev: observation.rev, ..runner });
     }
 }
 
@@ -172,7 +172,7 @@ fn advance(tx: &mut Tx<'_>, mut runner: RunnerRecord, observation: &Observation)
             Some(exit) if reason.is_empty() => exit.reason.clone(),
             _ => reason,
         };
-        return end(tx, runner, End { state: to, exit, reason, settled: true });
+        return end_as_reported(tx, runner, End { state: to, exit, reason, settled: true });
     }
     runner.state = to;
     runner.reason = reason;
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_ones_change_nothing_but_are_acknowledged() {
+    fn p2_stale_ones_change_nothing_but_are_acknowledged() {
         let (mut lab, host, runner, epoch) = placed();
         lab.report(host, vec![lab.observed(runner, epoch, 5, RunnerState::Running)]).unwrap();
         let before = lab.state.runner(runner).unwrap().clone();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn rank_never_falls_within_an_epoch() {
+    fn p15_rank_never_falls_within_an_epoch() {
         let (mut lab, host, runner, epoch) = placed();
         lab.report(host, vec![lab.observed(runner, epoch, 1, RunnerState::Stopping)]).unwrap();
         lab.report(host, vec![lab.observed(runner, epoch, 2, RunnerState::Running)]).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_another_host_or_connection_is_refused() {
+    fn p18_a_report_of_another_host_or_connection_is_refused() {
         let (mut lab, host, runner, epoch) = placed();
         let observations = vec![lab.observed(runner, epoch, 1, RunnerState::Running)];
         let host_epoch = lab.state.host(host).unwrap().host_epoch.unwrap();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_leave_the_runner_unsettled() {
+    fn p15_leftovers_leave_the_runner_unsettled() {
         let (mut lab, host, runner, epoch) = placed();
         let mut exited = lab.observed(runner, epoch, 1, RunnerState::Terminated);
         exited.exit = Some(Exit { leftovers: vec!["12 sleep".into()], ..Exit::default() });

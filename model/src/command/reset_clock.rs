@@ -55,7 +55,7 @@ mod tests {
     use crate::{Code, Command, DAY_MS, Role};
 
     #[test]
-    fn goes_back_and_voids_tokens() {
+    fn p4_goes_back_and_voids_tokens() {
         let mut lab = Lab::new();
         let right = lab.state.now();
         lab.pass(400 * DAY_MS);

@@ -4,10 +4,13 @@ use serde::Serialize;
 
 use crate::command::{Success, Verdict};
 use crate::dedup::StoredReply;
+use crate::event::EventKind;
 use crate::lifecycle::{ask_to_stop, requeue};
 use crate::query::resolve_runner;
 use crate::reply::{Code, Rejected, Reply};
+use crate::restart::Retry;
 use crate::runner::{RunnerRecord, RunnerState};
+use crate::time::Millis;
 use crate::tx::Tx;
 
 /// Starts an ended runner again; a live one is stopped first.
@@ -21,23 +24,42 @@ impl Restart {
     pub(crate) fn apply(&self, tx: &mut Tx<'_>) -> Verdict {
         let runner = resolve_runner(tx.state(), &self.runner)?.clone();
         let id = runner.id;
+        let retry = runner.retry.clone().map(Retry::by_hand);
         if runner.lost.is_some() {
             let message = format!("the host of runner {} does not answer, so it may still run", runner.name);
             let next = "wait for the host, or end the record with `stratavore kill --force`";
             return Err(Rejected::new(Code::HostDisconnected, message, next).field("runner"));
         }
         match runner.state {
-            RunnerState::Pending => {}
+            RunnerState::Pending => start_at_once(tx, RunnerRecord { retry, ..runner }),
             RunnerState::Terminated | RunnerState::Failed => {
                 check_restartable(tx, &runner)?;
                 let stop_request_id = tx.request_id.or(runner.stop_request_id);
-                requeue(tx, RunnerRecord { stop_request_id, ..runner });
+                requeue(tx, RunnerRecord { stop_request_id, retry, ..runner }, BY_HAND);
             }
             RunnerState::Starting | RunnerState::Running | RunnerState::Paused | RunnerState::Stopping => {
-                ask_to_stop(tx, runner, false, true);
+                if runner.retry != retry {
+                    tx.put_runner(RunnerRecord { retry: retry.clone(), ..runner.clone() });
+                }
+                ask_to_stop(tx, RunnerRecord { retry, ..runner }, false, true);
             }
         }
         Ok(Success { reply: Reply::Restarted(id), stored: StoredReply::Restarted(id) })
+    }
+}
+
+/// Said of a start that a person asked for.
+const BY_HAND: &str = "asked for";
+
+/// One that waits out its back-off waits no longer.
+fn start_at_once(tx: &mut Tx<'_>, runner: RunnerRecord) {
+    let waits =
+        |runner: &RunnerRecord| runner.retry.as_ref().is_some_and(|retry| retry.not_before > Millis(0));
+    if tx.state().runner(runner.id).is_some_and(waits) {
+        let reason = if runner.admitted { String::new() } else { runner.reason.clone() };
+        let runner = RunnerRecord { reason, ..runner };
+        tx.runner_event(EventKind::RunnerRestarted, &runner, BY_HAND);
+        tx.put_runner(runner);
     }
 }
 

@@ -109,7 +109,7 @@ mod tests {
                 node: NodeId(node),
                 addresses,
                 version: "2".into(),
-                max_version: 2,
+                max_version: crate::COMMAND_VERSION,
             })
         };
         lab.as_node(set(1)).unwrap();

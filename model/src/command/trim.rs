@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_runners_leave_after_a_week_and_live_ones_never() {
+    fn p26_ended_runners_leave_after_a_week_and_live_ones_never() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         let runners = lab.launch("web", 2);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_does_not_make_everything_old() {
+    fn p4_a_wrong_clock_does_not_make_everything_old() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         let runners = lab.launch("web", 1);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_forgets_after_a_day_and_says_so() {
+    fn p25_the_window_forgets_after_a_day_and_says_so() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         let id = lab.v7(0);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_forgets_the_oldest_of_too_many_and_no_younger_ones() {
+    fn p25_the_window_forgets_the_oldest_of_too_many_and_no_younger_ones() {
         let mut lab = Lab::new();
         lab.create_project("web", 50).unwrap();
         let ids: Vec<_> = (0..6).map(|_| minute_later(&mut lab)).collect();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_cut_in_whole_segments_from_the_oldest() {
+    fn p26_events_are_cut_in_whole_segments_from_the_oldest() {
         let mut lab = Lab::new();
         lab.create_project("web", 5).unwrap();
         for _ in 0..2000 {

@@ -22,6 +22,8 @@ pub(super) struct Index {
     pub(super) loads: BTreeMap<HostId, HostLoad>,
     pub(super) queue: BTreeSet<(QueuePlace, RunnerId)>,
     pub(super) queued_slots: u64,
+    /// Those of the queue that are not to be placed before a time.
+    pub(super) backing_off: BTreeSet<(Millis, RunnerId)>,
     pub(super) runners_by_request: BTreeMap<Uuid, BTreeSet<(u32, RunnerId)>>,
     pub(super) ended: usize,
     pub(super) ended_settled: BTreeSet<(Millis, RunnerId)>,
@@ -128,6 +130,7 @@ impl Index {
                 self.queue.remove(&place);
                 self.queued_slots -= slots;
             }
+            self.back_off(runner, enter);
         }
         if let (true, true, Some(ended_at)) = (runner.state.is_ended(), runner.settled, runner.ended_at) {
             let place = (ended_at, runner.id);
@@ -136,6 +139,15 @@ impl Index {
             } else {
                 self.ended_settled.remove(&place)
             };
+        }
+    }
+
+    fn back_off(&mut self, runner: &RunnerRecord, enter: bool) {
+        let Some(until) = runner.retry.as_ref().map(|retry| retry.not_before) else { return };
+        if until > Millis(0) && enter {
+            self.backing_off.insert((until, runner.id));
+        } else {
+            self.backing_off.remove(&(until, runner.id));
         }
     }
 

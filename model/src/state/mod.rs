@@ -16,6 +16,7 @@ use crate::host::{HostLoad, HostRecord};
 use crate::id::{EventId, HostId, HostName, NodeId, ProjectName, RunnerId, RunnerName, TokenId, UserName};
 use crate::identity::{Actor, KeyRecord, SpkiHash, UserRecord};
 use crate::project::ProjectRecord;
+use crate::restart::BACKOFF_MAX_MS;
 use crate::row::{Row, RowKey};
 use crate::runner::{RunnerRecord, ShownState};
 use crate::time::Millis;
@@ -307,6 +308,15 @@ impl State {
     /// Pending runners with a quota place, oldest first.
     pub fn queue(&self) -> impl ExactSizeIterator<Item = RunnerId> + '_ {
         self.index.queue.iter().map(|(_, id)| *id)
+    }
+
+    /// Runners of the queue that wait before they are started again, and until when: at state time `now` those whose
+    /// wait is not over, the next one first.
+    pub fn backing_off(&self, now: Millis) -> impl Iterator<Item = (Millis, RunnerId)> + '_ {
+        let later =
+            self.index.backing_off.range((now.plus(1), RunnerId::from_random([0; RunnerId::LENGTH]))..);
+        let bound = now.plus(BACKOFF_MAX_MS);
+        later.take_while(move |(until, _)| *until <= bound).copied()
     }
 
     /// Per project with a queue: its placed runners, and its queue, oldest first.

@@ -12,8 +12,8 @@ use stratavore_model::command::{
 use stratavore_model::{
     Actor, COMMAND_VERSION, Changes, Command, Covered, Entry, Epoch, EventKind, Fence, HostFacts, HostId,
     ID_ALPHABET, LeaseNumbers, LogPosition, Millis, NodeAddresses, NodeId, ObservedKey, OnDisconnect,
-    Outcome, ProjectRecord, Rejected, Reply, Role, RunnerId, RunnerSpec, RunnerState, SecretBytes, SpkiHash,
-    State, TokenId, apply, invariant, query,
+    Outcome, ProjectRecord, Rejected, Reply, RestartPolicy, Role, RunnerId, RunnerSpec, RunnerState,
+    SecretBytes, SpkiHash, State, TokenId, apply, invariant, query,
 };
 use uuid::Uuid;
 
@@ -55,8 +55,13 @@ pub(crate) fn init() -> Command {
 
 /// A cluster of an older version, on a program that knows the newest.
 pub(crate) fn founded_at(version: u32) -> Lab {
+    founded_by(version, COMMAND_VERSION)
+}
+
+/// The same, on a program that knows versions up to `max_version`.
+pub(crate) fn founded_by(version: u32, max_version: u32) -> Lab {
     let Command::InitCluster(mut init) = init() else { panic!("not the first command") };
-    init.version = version;
+    (init.version, init.node_max_version) = (version, max_version);
     let mut lab = Lab::empty();
     lab.system(Command::InitCluster(init)).unwrap();
     lab
@@ -346,6 +351,14 @@ impl Lab {
         self.connect(a, "boot-a", 1, vec![]);
         self.connect(b, "boot-b", 1, vec![]);
         (a, b)
+    }
+
+    /// Launches one that may be replaced, with this restart policy.
+    pub(crate) fn launch_policy(&mut self, restart: RestartPolicy) -> Result<RunnerId, Rejected> {
+        let mut launch = self.launch_command("web", 1);
+        (launch.spec.on_disconnect, launch.spec.restart) = (OnDisconnect::Stop, restart);
+        let runner = launch.ids[0];
+        self.user(Command::Launch(launch)).map(|_| runner)
     }
 
     /// A runner of this policy, placed on `host` and, if `running`, known to run.

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fences;
+mod restarts;
 
 use stratavore_model::{
-    Code, HostId, HostState, LeaseBound, Lost, OnDisconnect, RunnerId, RunnerState, State,
+    Code, HostId, HostState, LeaseBound, Lost, OnDisconnect, RestartPolicy, RunnerId, RunnerState, State,
 };
 
 #[derive(Debug, Clone)]
@@ -39,6 +40,11 @@ pub(crate) struct Runner {
     /// What its placement fixed.
     pub(crate) keep: bool,
     pub(crate) hold: u64,
+    pub(crate) policy: RestartPolicy,
+    /// Restarts in a row by the policy.
+    pub(crate) attempts: u32,
+    pub(crate) not_before: u64,
+    pub(crate) placed_at: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -146,8 +152,11 @@ impl Reference {
         ids: &[RunnerId],
         slots: u32,
         no_queue: bool,
-        (restartable, hold_asked): (bool, u64),
+        (restartable, hold_asked, policy): (bool, u64, RestartPolicy),
     ) -> Result<(), Code> {
+        if policy != RestartPolicy::Never && !restartable {
+            return Err(Code::BadArgument);
+        }
         if no_queue {
             let wanted = ids.len() as u32;
             if self.admitted(project) + wanted > self.projects[project].max {
@@ -185,18 +194,25 @@ impl Reference {
                 hold_asked,
                 keep: true,
                 hold: 0,
+                policy,
+                attempts: 0,
+                not_before: 0,
+                placed_at: 0,
             });
         }
         self.fill_quotas();
         Ok(())
     }
 
-    pub(crate) fn assign(&mut self, runner: usize, host: usize, index: u64) -> bool {
+    pub(crate) fn assign(&mut self, runner: usize, host: usize, (index, now): (u64, u64)) -> bool {
         let fits = self.open(host) && self.free(host) >= self.runners[runner].slots;
         let weak = self.hosts[host].weak;
         let runner = &mut self.runners[runner];
-        let ok = fits && runner.state == RunnerState::Pending && runner.admitted;
+        let ok = fits && runner.state == RunnerState::Pending && runner.admitted && now >= runner.not_before;
         if ok {
+            if runner.policy != RestartPolicy::Never {
+                (runner.not_before, runner.placed_at) = (0, now);
+            }
             (runner.state, runner.host, runner.epoch) = (RunnerState::Starting, Some(host), Some(index));
             runner.keep = !runner.restartable || weak;
             runner.hold = if runner.hold_asked == 0 { 120_000 } else { runner.hold_asked };
@@ -208,10 +224,12 @@ impl Reference {
         let ticket = self.ticket();
         let runner = &mut self.runners[at];
         (runner.state, runner.lost, runner.admitted, runner.settled) = (state, None, false, settled);
+        let not_before = std::mem::take(&mut runner.not_before);
         if runner.again && settled {
             (runner.state, runner.host, runner.epoch) = (RunnerState::Pending, None, None);
             (runner.stop, runner.rev, runner.ticket) = (None, 0, ticket);
             runner.restarts += 1;
+            runner.not_before = not_before;
             // It gives its own place up for itself, before anyone who waits.
             let project = runner.project;
             if self.admitted(project) < self.projects[project].max {
@@ -222,7 +240,7 @@ impl Reference {
         self.fill_quotas();
     }
 
-    fn observe(&mut self, host: usize, seen: Seen) {
+    fn observe(&mut self, host: usize, seen: Seen, now: u64) {
         let Some(at) = self.runners.iter().position(|r| r.id == seen.runner) else { return };
         let runner = &mut self.runners[at];
         if runner.epoch != Some(seen.epoch) || runner.host != Some(host) {
@@ -249,16 +267,16 @@ impl Reference {
             return;
         }
         runner.rev = seen.rev;
-        if ended(seen.state) { self.end(at, seen.state, true) } else { runner.state = seen.state }
+        if ended(seen.state) { self.end_by_itself(at, seen.state, now) } else { runner.state = seen.state }
     }
 
-    pub(crate) fn report(&mut self, host: usize, seen: Seen) -> Result<(), Code> {
+    pub(crate) fn report(&mut self, host: usize, seen: Seen, now: u64) -> Result<(), Code> {
         match self.hosts[host].state {
             HostState::Removed => return Err(Code::IdentityRemoved),
             _ if self.hosts[host].epoch.is_none() => return Err(Code::Fenced),
             _ => {}
         }
-        self.observe(host, seen);
+        self.observe(host, seen, now);
         Ok(())
     }
 
@@ -310,7 +328,7 @@ impl Reference {
         }
         (record.state, record.connection, record.weak) = (HostState::Ready, connection, weak);
         for seen in list {
-            self.observe(host, *seen);
+            self.observe(host, *seen, now);
         }
         // By id, as the command does: after a reboot that is the order in which restarts queue again.
         let mut absent: Vec<_> = (0..self.runners.len()).collect();
@@ -390,6 +408,9 @@ impl Reference {
         if runner.lost.is_some() {
             return Err(Code::HostDisconnected);
         }
+        if !ended(runner.state) || runner.settled {
+            (runner.attempts, runner.not_before) = (0, 0);
+        }
         match runner.state {
             RunnerState::Pending => {}
             RunnerState::Terminated | RunnerState::Failed => {
@@ -463,6 +484,7 @@ impl Reference {
             assert_eq!(theirs_all, mine_all, "runner {} ({theirs:?})", mine.id);
             assert_eq!(theirs.epoch.map(|epoch| epoch.index), mine.epoch);
             assert_eq!(theirs.restarts, mine.restarts);
+            mine.compare_retry(theirs);
             if placed(mine) {
                 let keep = theirs.on_disconnect == OnDisconnect::Keep;
                 assert_eq!((keep, theirs.hold_ms), (mine.keep, mine.hold), "runner {}", mine.id);

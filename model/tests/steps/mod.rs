@@ -1,42 +1,129 @@
 //! Random steps, weighted so that most of them have something to work on.
 
 use proptest::prelude::*;
-use stratavore_model::RunnerState;
+use stratavore_model::{RestartPolicy, RunnerState};
 
 /// One step; numbers pick among what there is.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    CreateProject { name: u8, max: u32 },
-    SetQuota { project: u8, max: u32 },
-    Launch { project: u8, count: usize, slots: u32, no_queue: bool, request: bool, stop: bool },
-    Retry { request: u8, same: bool },
-    Join { slots: u32 },
-    Connect { host: u8, reboot: Option<u8>, older: bool, upto: u8, list: u64, state: RunnerState, weak: bool },
-    Assign { runner: u16, host: u8 },
-    Report { runner: u16, rev: i8, state: RunnerState, old_epoch: bool },
-    Unreachable { host: u8 },
-    Reachable { host: u8 },
-    Kill { runner: u16, force: bool },
-    KillProject { project: u8 },
-    Restart { runner: u16 },
-    Cordon { host: u8, cordoned: bool },
-    RemoveHost { host: u8, force: bool },
-    CreateToken { ttl_ms: u64 },
-    Redeem { token: u8, key: u8 },
-    Revoke { token: u8 },
-    Pass { ms: u64 },
+    CreateProject {
+        name: u8,
+        max: u32,
+    },
+    SetQuota {
+        project: u8,
+        max: u32,
+    },
+    Launch {
+        project: u8,
+        count: usize,
+        slots: u32,
+        no_queue: bool,
+        request: bool,
+        stop: bool,
+        restart: RestartPolicy,
+    },
+    Retry {
+        request: u8,
+        same: bool,
+    },
+    Join {
+        slots: u32,
+    },
+    Connect {
+        host: u8,
+        reboot: Option<u8>,
+        older: bool,
+        upto: u8,
+        list: u64,
+        state: RunnerState,
+        weak: bool,
+    },
+    Assign {
+        runner: u16,
+        host: u8,
+    },
+    Report {
+        runner: u16,
+        rev: i8,
+        state: RunnerState,
+        old_epoch: bool,
+    },
+    Unreachable {
+        host: u8,
+    },
+    Reachable {
+        host: u8,
+    },
+    Kill {
+        runner: u16,
+        force: bool,
+    },
+    KillProject {
+        project: u8,
+    },
+    Restart {
+        runner: u16,
+    },
+    Cordon {
+        host: u8,
+        cordoned: bool,
+    },
+    RemoveHost {
+        host: u8,
+        force: bool,
+    },
+    CreateToken {
+        ttl_ms: u64,
+    },
+    Redeem {
+        token: u8,
+        key: u8,
+    },
+    Revoke {
+        token: u8,
+    },
+    Pass {
+        ms: u64,
+    },
     Trim,
-    Fence { host: u8, waited: u8, list: u64, old: bool },
-    LeaseBounded { host: u8 },
-    ConfirmReboot { host: u8, waited: u8 },
-    DeclareRunnerDead { runner: u16 },
-    DeclareHostDead { host: u8 },
-    Drain { host: u8 },
-    Maintain { minutes: u8 },
-    JoinNode { max_version: u32 },
-    RemoveNode { node: u8 },
-    Finalize { version: u32 },
-    ForgoList { host: u8 },
+    Fence {
+        host: u8,
+        waited: u8,
+        list: u64,
+        old: bool,
+    },
+    LeaseBounded {
+        host: u8,
+    },
+    ConfirmReboot {
+        host: u8,
+        waited: u8,
+    },
+    DeclareRunnerDead {
+        runner: u16,
+    },
+    DeclareHostDead {
+        host: u8,
+    },
+    Drain {
+        host: u8,
+    },
+    Maintain {
+        minutes: u8,
+    },
+    JoinNode {
+        max_version: u32,
+    },
+    RemoveNode {
+        node: u8,
+    },
+    Finalize {
+        version: u32,
+    },
+    ForgoList {
+        host: u8,
+    },
 }
 
 fn reported() -> impl Strategy<Value = RunnerState> {
@@ -67,13 +154,23 @@ fn cluster_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Whether it may be replaced, and what its own exit means; sometimes the two that contradict each other.
+fn policies() -> impl Strategy<Value = (bool, RestartPolicy)> {
+    prop_oneof![
+        6 => any::<bool>().prop_map(|stop| (stop, RestartPolicy::Never)),
+        3 => Just((true, RestartPolicy::OnFailure)),
+        3 => Just((true, RestartPolicy::Always)),
+        1 => Just((false, RestartPolicy::Always)),
+    ]
+}
+
 fn runner_step() -> impl Strategy<Value = Step> {
     let connect =
         (any::<u8>(), prop::option::weighted(0.4, any::<u8>()), prop::bool::weighted(0.1), any::<u8>());
     prop_oneof![
-        6 => (any::<u8>(), 1..4usize, 1..3u32, any::<(bool, bool, bool)>()).prop_map(
-            |(project, count, slots, (no_queue, request, stop))| {
-                Step::Launch { project, count, slots, no_queue, request, stop }
+        6 => (any::<u8>(), 1..4usize, 1..3u32, any::<(bool, bool)>(), policies()).prop_map(
+            |(project, count, slots, (no_queue, request), (stop, restart))| {
+                Step::Launch { project, count, slots, no_queue, request, stop, restart }
             },
         ),
         2 => any::<(u8, bool)>().prop_map(|(request, same)| Step::Retry { request, same }),

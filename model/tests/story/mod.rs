@@ -1,26 +1,73 @@
 //! A fixed history in which every command succeeds at least once, some are refused, and time passes. What it leads to is
 //! recorded: as a digest for the state machine, as stored bytes for the log (P22). Append to a copy, never change it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "the log that is written once is that of the newest version")]
 
 use stratavore_model::command::{
-    DeclareHostDead, DeclareRunnerDead, DrainHost, EventRetention, Finalize, ForgoList, Joiner, LabelHost,
-    RaiseIncarnation, RegisterKey, RemoveNode, ResetClock, RevokeToken, SetNodeAddress, Trim,
+    AdoptRunner, CutKeys, DeclareHostDead, DeclareRunnerDead, DrainHost, EventRetention, Finalize, ForgoList,
+    Joiner, LabelHost, RaiseIncarnation, RedeemToken, RegisterKey, RemoveNode, ReserveNode, ResetClock,
+    RevokeToken, SetNodeAddress, Trim,
 };
 use stratavore_model::{
-    Actor, COMMAND_VERSION, Command, Entry, HostId, NodeAddresses, NodeId, OnDisconnect, Role, RunnerState,
+    Actor, Command, Entry, Epoch, HostId, NodeAddresses, NodeId, OnDisconnect, RestartPolicy, Role,
+    RunnerState,
 };
 
-use super::lab::{HOLD_WAITED, LEASE_WAITED, Lab, admin, founded_at};
+use super::lab::{HOLD_WAITED, LEASE_WAITED, Lab, admin, founded_by};
+
+/// The newest version that the programs of that history knew.
+const KNOWN: u32 = 2;
 
 /// From a cluster of version 1 to one that has seen everything of version 2.
 pub(crate) fn version_2() -> Lab {
-    let mut lab = founded_at(1);
+    let mut lab = founded_by(1, KNOWN);
     one_node(&mut lab);
     members(&mut lab);
     fences(&mut lab);
     operators(&mut lab);
     recovery(&mut lab);
     lab
+}
+
+/// From where version 2 ends to what version 3 brought.
+pub(crate) fn version_3() -> Lab {
+    let mut lab = version_2();
+    let (addresses, version) = (node_at("10.0.0.1:1"), String::from("0.3.0"));
+    let set = SetNodeAddress { node: NodeId(1), addresses, version, max_version: 3 };
+    lab.as_node(Command::SetNodeAddress(set)).unwrap();
+    let others: Vec<_> = lab.state.nodes().filter(|node| !node.removed && node.id != NodeId(1)).collect();
+    let others: Vec<NodeId> = others.into_iter().map(|node| node.id).collect();
+    for node in others {
+        lab.user(Command::RemoveNode(RemoveNode { node })).unwrap();
+    }
+    lab.user(Command::ReserveNode(ReserveNode { spki: [60; 32] })).unwrap_err();
+    lab.launch_policy(RestartPolicy::Always).unwrap_err();
+    lab.user(Command::Finalize(Finalize { version: 3 })).unwrap();
+    restarts(&mut lab);
+    restore(&mut lab);
+    lab
+}
+
+fn restore(lab: &mut Lab) {
+    let spki = [60; 32];
+    lab.user(Command::ReserveNode(ReserveNode { spki })).unwrap();
+    lab.user(Command::ReserveNode(ReserveNode { spki: [61; 32] })).unwrap();
+    let (host, h) = (lab.host("g", 4), lab.host("h", 4));
+    let cut = lab.state.host(host).unwrap().spki;
+    let raise = RaiseIncarnation { n: 5, nonce: [7; 16], reason: "restore from a backup".into() };
+    lab.system(Command::RaiseIncarnation(raise)).unwrap();
+    let token = lab.token(Role::Node);
+    let joiner = Joiner::Node { addresses: node_at("10.0.0.9:1"), version: "0.3.0".into(), max_version: 3 };
+    let redeem = RedeemToken { spki, ..lab.redeem_command(token, joiner) };
+    lab.system(Command::RedeemToken(redeem)).unwrap();
+    lab.user(Command::RemoveNode(RemoveNode { node: NodeId(1) })).unwrap();
+    let keys = vec![(cut, Actor::Host(host)), ([62; 32], Actor::User("alice".parse().unwrap()))];
+    lab.system(Command::CutKeys(CutKeys { keys })).unwrap();
+    let stranger = lab.fresh_runner_id();
+    let epoch = Epoch { incarnation: 4, index: 9000 };
+    lab.connect(h, "boot-h", 2, vec![lab.observed(stranger, epoch, 3, RunnerState::Running)]);
+    let (runner, project, name) = (stranger.to_string(), "web".parse().unwrap(), "found".parse().unwrap());
+    lab.user(Command::AdoptRunner(AdoptRunner { runner, project, name: Some(name) })).unwrap();
 }
 
 fn one_node(lab: &mut Lab) {
@@ -60,7 +107,7 @@ fn node_at(raft: &str) -> NodeAddresses {
 }
 
 fn members(lab: &mut Lab) {
-    let (version, max_version) = (String::from("0.2.0"), COMMAND_VERSION);
+    let (version, max_version) = (String::from("0.2.0"), KNOWN);
     let set = SetNodeAddress { node: NodeId(1), addresses: node_at("10.0.0.1:1"), version, max_version };
     lab.as_node(Command::SetNodeAddress(set)).unwrap();
     for (raft, max_version) in [("10.0.0.2:1", 1), ("127.0.0.1:1", 2), ("10.0.0.3:1", 2)] {
@@ -138,4 +185,22 @@ fn recovery(lab: &mut Lab) {
     let to = lab.state.now().minus(1000);
     lab.now = to;
     lab.apply(Actor::User("alice".parse().unwrap()), None, Command::ResetClock(ResetClock { to }));
+}
+
+fn restarts(lab: &mut Lab) {
+    let host = lab.host("r", 9);
+    for host in lab.state.unlisted_hosts().collect::<Vec<_>>() {
+        lab.connect(host, "boot-again", 3, vec![]);
+    }
+    lab.set_quota("web", 20).unwrap();
+    lab.launch_policy(RestartPolicy::Never).unwrap();
+    for policy in [RestartPolicy::OnFailure, RestartPolicy::Always] {
+        let runner = lab.launch_policy(policy).unwrap();
+        for wait in [1000, 2000, 4000, 0] {
+            let epoch = lab.assign(runner, host).unwrap();
+            lab.report(host, vec![lab.observed(runner, epoch, 1, RunnerState::Failed)]).unwrap();
+            lab.pass(wait);
+        }
+        lab.restart(runner).unwrap();
+    }
 }

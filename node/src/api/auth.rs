@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::task::{Context, Poll};
 
 use futures::future::{Either, Ready, ready};
-use stratavore_model::Actor;
+use stratavore_model::{Actor, SpkiHash};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -61,6 +61,7 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.RunnerService/KillRunners", Permission::Operate),
     ("/stratavore.v1.RunnerService/RestartRunner", Permission::Operate),
     ("/stratavore.v1.RunnerService/DeclareRunnerDead", Permission::Administer),
+    ("/stratavore.v1.RunnerService/AdoptRunner", Permission::Administer),
     ("/stratavore.v1.HostService/ListHosts", Permission::Read),
     ("/stratavore.v1.HostService/SetHostCordon", Permission::Administer),
     ("/stratavore.v1.HostService/LabelHost", Permission::Administer),
@@ -79,12 +80,15 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.ClusterService/SetMaintenance", Permission::Administer),
     ("/stratavore.v1.ClusterService/ResetClock", Permission::Administer),
     ("/stratavore.v1.ClusterService/SaveSnapshot", Permission::Administer),
+    ("/stratavore.v1.ClusterService/ExportState", Permission::Administer),
+    ("/stratavore.v1.ClusterService/RenewCertificate", Permission::Read),
     ("/stratavore.v1.TerminalService/Attach", Permission::Operate),
     ("/stratavore.v1.TerminalService/ReadLogs", Permission::Operate),
     ("/stratavore.v1.TerminalService/GetScreen", Permission::Operate),
     ("/stratavore.v1.TerminalService/SendInput", Permission::Operate),
     ("/stratavore.v1.PeerService/Renew", Permission::Peer),
     ("/stratavore.v1.PeerService/HostStream", Permission::Peer),
+    ("/stratavore.v1.PeerService/Clock", Permission::Peer),
     ("/grpc.health.v1.Health/Check", Permission::Probe),
     ("/grpc.health.v1.Health/Watch", Permission::Probe),
     ("/grpc.health.v1.Health/List", Permission::Probe),
@@ -114,6 +118,7 @@ const fn allowed(actor: &Actor, permission: Permission) -> bool {
 #[derive(Debug, Clone)]
 pub(crate) struct Authorized<P> {
     actor: Actor,
+    spki: SpkiHash,
     permission: PhantomData<P>,
 }
 
@@ -121,6 +126,11 @@ impl<P> Authorized<P> {
     /// Who calls.
     pub(crate) fn actor(&self) -> &Actor {
         &self.actor
+    }
+
+    /// The key that it proved to hold.
+    pub(crate) const fn spki(&self) -> SpkiHash {
+        self.spki
     }
 }
 
@@ -141,7 +151,8 @@ pub(crate) fn require<P: Needs>(extensions: &http::Extensions) -> Result<Authori
         );
         return Err(ApiError::Internal(message).into());
     }
-    Ok(Authorized { actor: granted.peer.actor.clone(), permission: PhantomData })
+    let admission::Peer { actor, spki } = granted.peer.clone();
+    Ok(Authorized { actor, spki, permission: PhantomData })
 }
 
 /// What the layer found out about a request.

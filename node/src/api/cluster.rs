@@ -10,8 +10,9 @@ use stratavore_model::{
 use stratavore_proto::v1;
 use stratavore_proto::v1::cluster_service_server::ClusterService;
 use stratavore_proto::v1::{
-    FinalizeRequest, FinalizeResponse, GetStatusRequest, GetStatusResponse, HandOverRequest,
-    HandOverResponse, RemoveNodeRequest, RemoveNodeResponse, ResetClockRequest, ResetClockResponse,
+    ExportStateRequest, ExportStateResponse, FinalizeRequest, FinalizeResponse, GetStatusRequest,
+    GetStatusResponse, HandOverRequest, HandOverResponse, RemoveNodeRequest, RemoveNodeResponse,
+    RenewCertificateRequest, RenewCertificateResponse, ResetClockRequest, ResetClockResponse,
     SaveSnapshotRequest, SaveSnapshotResponse, SetMaintenanceRequest, SetMaintenanceResponse,
     TransferLeaderRequest, TransferLeaderResponse,
 };
@@ -22,18 +23,38 @@ use tonic::{Request, Response, Status};
 use crate::api::auth::{self, Administer, Peer, Read};
 use crate::api::survey::{self, Survey, self_stop_ms};
 use crate::api::{Api, STATUS_READ_TIMEOUT};
+use crate::clock;
 use crate::convert::id;
 
 #[tonic::async_trait]
 impl ClusterService for Api {
     type SaveSnapshotStream = ReceiverStream<Result<SaveSnapshotResponse, Status>>;
+    type ExportStateStream = ReceiverStream<Result<ExportStateResponse, Status>>;
+
+    async fn export_state(
+        &self,
+        request: Request<ExportStateRequest>,
+    ) -> Result<Response<Self::ExportStateStream>, Status> {
+        auth::require::<Administer>(request.extensions())?;
+        Ok(Response::new(self.export(request.into_inner().at).await?))
+    }
 
     async fn save_snapshot(
         &self,
         request: Request<SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
-        auth::require::<Administer>(request.extensions())?;
-        Ok(Response::new(self.backup()))
+        let who = auth::require::<Administer>(request.extensions())?;
+        self.serves()?;
+        Ok(Response::new(self.backup(&who)))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let who = auth::require::<Read>(request.extensions())?;
+        let renewed = self.renew_user(who.actor(), who.spki(), &request.into_inner().csr_der).await;
+        Ok(Response::new(renewed?))
     }
 
     async fn get_status(
@@ -61,7 +82,7 @@ impl ClusterService for Api {
             ..self.counts(state, &figures, &survey)
         });
         response.quorum = quorum;
-        response.alarms = self.alarms(&figures, quorum);
+        response.alarms = self.alarms(&figures, quorum, &response.nodes);
         response.digest = data_encoding::HEXLOWER.encode(&digest);
         response.info = Some(v1::ReadInfo { applied_index: digest_index, ..info });
         response.whoami = who.actor().to_string();
@@ -136,7 +157,7 @@ impl ClusterService for Api {
     ) -> Result<Response<ResetClockResponse>, Status> {
         let who = auth::require::<Administer>(request.extensions())?;
         let request_id = request.into_inner().request_id;
-        let reset = Command::ResetClock(ResetClock { to: id::now() });
+        let reset = Command::ResetClock(ResetClock { to: self.clock.now() });
         let show = |state: &State, reply: &Reply| {
             (*reply == Reply::Done).then(|| ResetClockResponse { now_unix_ms: id::millis(state.now()) })
         };
@@ -204,22 +225,69 @@ impl Api {
     }
 
     fn node_of(&self, node: &NodeRecord, figures: &RaftMetrics, survey: &Survey) -> v1::Node {
-        let own = (node.id == self.node).then_some(figures);
+        let own = (node.id == self.node).then(|| survey::Own {
+            figures: figures.clone(),
+            quarantined: self.quarantine.why().unwrap_or_default(),
+            clock_ahead_ms: self.clock.ahead_ms(),
+        });
         survey::shown(node, own, survey.node(node.id), figures.leader, &self.raft.membership())
     }
 }
 
 impl Api {
-    fn alarms(&self, figures: &RaftMetrics, quorum: bool) -> Vec<String> {
+    fn alarms(&self, figures: &RaftMetrics, quorum: bool, nodes: &[v1::Node]) -> Vec<String> {
         let mut alarms = own_alarms(figures, quorum);
+        alarms.extend(self.quarantine.dispute());
+        alarms.extend(nodes.iter().flat_map(alarms_of));
         let full = self.hub.full_disks();
         alarms.extend(self.raft.read(|state| {
             let name = |id: &HostId| state.host(*id).map(|host| host.name.to_string());
             let alarm = |name| format!("host {name}: its disk is full, new runners wait there");
-            full.iter().filter_map(name).map(alarm).collect::<Vec<_>>()
+            let mut found: Vec<_> = full.iter().filter_map(name).map(alarm).collect();
+            found.extend(unlisted(state));
+            found
         }));
         alarms
     }
+}
+
+/// What is wrong with a node, by its own word.
+fn alarms_of(node: &v1::Node) -> Vec<String> {
+    let mut alarms = Vec::new();
+    if !node.quarantined.is_empty() {
+        alarms.push(format!(
+            "node {} is quarantined: {}; it serves nothing until it has taken another node's state",
+            node.id, node.quarantined
+        ));
+    }
+    if let Some(ahead) = node.clock_ahead_ms.filter(|ahead| clock::is_off(*ahead)) {
+        alarms.push(format!(
+            "the clock of node {} is {} the others': set it, and keep it right with NTP",
+            node.id,
+            clock::described(ahead)
+        ));
+    }
+    alarms
+}
+
+/// Hosts named in an alarm; more would not be read.
+const HOSTS_SHOWN: usize = 5;
+
+/// P30: what a recovery waits for.
+fn unlisted(state: &State) -> Option<String> {
+    let missing = state.unlisted_hosts().len();
+    if missing == 0 {
+        return None;
+    }
+    let names = state.unlisted_hosts().take(HOSTS_SHOWN);
+    let names: Vec<_> =
+        names.filter_map(|id| state.host(id)).map(|host| host.name.as_str().to_owned()).collect();
+    let more = if missing > HOSTS_SHOWN { ", …" } else { "" };
+    Some(format!(
+        "recovery: nothing from before is placed until these hosts have said what they run: {}{more} \
+         (bring them back, or vouch for their end with `stratavore hosts declare-dead HOST`)",
+        names.join(", ")
+    ))
 }
 
 fn own_alarms(figures: &RaftMetrics, quorum: bool) -> Vec<String> {

@@ -33,7 +33,7 @@ impl EventService for Api {
     ) -> Result<Response<Self::SubscribeEventsStream>, Status> {
         auth::require::<Read>(request.extensions())?;
         let request = request.into_inner();
-        self.raft.linearize().await.map_err(ApiError::from)?;
+        self.confirmed().await?;
         let filter = Filter::new(&request).map_err(ApiError::from)?;
         let cursor = match (request.after, request.follow) {
             (Some(after), _) => Some(id::event_id_of(after)),
@@ -41,17 +41,9 @@ impl EventService for Api {
             (None, false) => None,
         };
         let (out, stream) = mpsc::channel(STREAM_QUEUE);
-        let subscription =
-            Subscription { raft: self.raft.clone(), filter, cursor, follow: request.follow, out };
-        let stop = self.tasks.token().clone();
-        self.tasks.spawn_infallible(TaskKind::Subscription, async move {
-            let out = subscription.out.clone();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = out.closed() => {}
-                () = subscription.run() => {}
-            }
-        });
+        let (raft, follow) = (self.raft.clone(), request.follow);
+        let subscription = Subscription { raft, filter, cursor, follow, out: out.clone() };
+        self.fill(TaskKind::Subscription, out, subscription.run());
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -50,7 +50,7 @@ impl Api {
     /// # Errors
     /// The refusal.
     pub(super) async fn prepare_removal(&self, node: NodeId, allow_even: bool) -> Result<(), Status> {
-        self.raft.linearize().await.map_err(ApiError::from)?;
+        self.confirmed().await?;
         let present: Vec<NodeId> =
             self.raft.read(|state| state.nodes().filter(|node| !node.removed).map(|node| node.id).collect());
         check_votes(&self.voters(), &present, node, allow_even).map_err(ApiError::from)?;

@@ -2,8 +2,10 @@
 
 pub(crate) mod auth;
 mod backup;
+mod certificate;
 mod cluster;
 mod events;
+mod export;
 mod hand_over;
 mod hosts;
 mod projects;
@@ -21,19 +23,22 @@ use std::time::{Duration, Instant};
 use stratavore_model::{Command, Entry, NodeId, Rejected, Reply, State};
 use stratavore_proto::v1;
 use stratavore_raft::{Handle, ReadError};
+use tokio::sync::mpsc;
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
 use crate::api::auth::{Authorized, Needs};
 use crate::api::status::ApiError;
+use crate::clock::Clock;
 use crate::convert::id;
 use crate::leader::ahead::Ahead;
 use crate::leader::liveness::Renewals;
+use crate::link::certificate::Issuer;
 use crate::link::hub::Hub;
 use crate::peer::channels::Channels;
 use crate::peer::service::Peers;
 use crate::quarantine::Quarantine;
-use crate::tasks::Tasks;
+use crate::tasks::{TaskKind, Tasks};
 
 /// Longest request: an entry's bound (P23) and what is around it.
 pub(crate) const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -64,6 +69,8 @@ pub(crate) struct Api {
     pub(crate) tasks: Tasks,
     /// To the API ports of other nodes.
     pub(crate) channels: Channels,
+    pub(crate) clock: Clock,
+    pub(crate) issuer: Issuer,
     /// P24: reads are refused while this node's state is not what it should be.
     pub(crate) quarantine: Quarantine,
     pub(crate) started: Instant,
@@ -127,6 +134,36 @@ impl Api {
                 Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
+    }
+
+    /// Confirms a read, for answers that are never stale.
+    ///
+    /// # Errors
+    /// As [`Self::fresh`], without its patience.
+    async fn confirmed(&self) -> Result<(), ApiError> {
+        self.serves()?;
+        Ok(self.raft.linearize().await.map(drop)?)
+    }
+
+    /// Runs what fills a stream, until its reader is gone or this node stops; or is quarantined, which the reader is told
+    /// (P24).
+    fn fill<T: Send + 'static>(
+        &self,
+        kind: TaskKind,
+        out: mpsc::Sender<Result<T, Status>>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (stop, quarantine) = (self.tasks.token().clone(), self.quarantine.clone());
+        self.tasks.spawn_infallible(kind, async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = out.closed() => {}
+                () = work => {}
+                _ = quarantine.entered() => if let Err(why) = quarantine.check() {
+                    out.send(Err(ApiError::from(ReadError::Unavailable(why)).into())).await.ok();
+                }
+            }
+        });
     }
 
     fn stale(&self) -> v1::ReadInfo {

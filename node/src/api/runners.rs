@@ -5,10 +5,11 @@ use stratavore_model::query::{self, RunnerFilter};
 use stratavore_model::{Command, Rejected, Reply, RunnerId, State};
 use stratavore_proto::v1::runner_service_server::RunnerService;
 use stratavore_proto::v1::{
-    DeclareRunnerDeadRequest, DeclareRunnerDeadResponse, ExplainRunnerRequest, ExplainRunnerResponse,
-    GetRunnerRequest, GetRunnerResponse, KillRunnersRequest, KillRunnersResponse, LaunchRunnersRequest,
-    LaunchRunnersResponse, ListRunnersRequest, ListRunnersResponse, RestartRunnerRequest,
-    RestartRunnerResponse, Runner, WatchRunnersRequest, WatchRunnersResponse,
+    AdoptRunnerRequest, AdoptRunnerResponse, DeclareRunnerDeadRequest, DeclareRunnerDeadResponse,
+    ExplainRunnerRequest, ExplainRunnerResponse, GetRunnerRequest, GetRunnerResponse, KillRunnersRequest,
+    KillRunnersResponse, LaunchRunnersRequest, LaunchRunnersResponse, ListRunnersRequest,
+    ListRunnersResponse, RestartRunnerRequest, RestartRunnerResponse, Runner, WatchRunnersRequest,
+    WatchRunnersResponse,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -50,6 +51,11 @@ fn restarted(state: &State, reply: &Reply) -> Option<RestartRunnerResponse> {
     Some(RestartRunnerResponse { runner: Some(runner) })
 }
 
+fn adopted(state: &State, reply: &Reply) -> Option<AdoptRunnerResponse> {
+    let Reply::Restarted(id) = reply else { return None };
+    Some(AdoptRunnerResponse { runner: shown(state, &[*id]).pop() })
+}
+
 #[tonic::async_trait]
 impl RunnerService for Api {
     type WatchRunnersStream = ReceiverStream<Result<WatchRunnersResponse, Status>>;
@@ -82,8 +88,8 @@ impl RunnerService for Api {
     ) -> Result<Response<Self::WatchRunnersStream>, Status> {
         auth::require::<Read>(request.extensions())?;
         let filter = runner::filter_of(request.into_inner().filter).map_err(ApiError::from)?;
-        self.raft.linearize().await.map_err(ApiError::from)?;
-        let stream = watch::start(&self.raft, &self.tasks, &filter).map_err(ApiError::from)?;
+        self.confirmed().await?;
+        let stream = watch::start(self, &filter).map_err(ApiError::from)?;
         Ok(Response::new(stream))
     }
 
@@ -110,7 +116,7 @@ impl RunnerService for Api {
     ) -> Result<Response<ExplainRunnerResponse>, Status> {
         auth::require::<Read>(request.extensions())?;
         let request = request.into_inner();
-        self.raft.linearize().await.map_err(ApiError::from)?;
+        self.confirmed().await?;
         let explained = self.raft.read(|state| {
             query::resolve_runner(state, &request.runner)
                 .map(|record| explain::to_proto(record, state, id::now()))
@@ -136,6 +142,16 @@ impl RunnerService for Api {
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         self.mutate(&who, &request_id, Ok(command::restart(request)), restarted).await
+    }
+
+    async fn adopt_runner(
+        &self,
+        request: Request<AdoptRunnerRequest>,
+    ) -> Result<Response<AdoptRunnerResponse>, Status> {
+        let who = auth::require::<Administer>(request.extensions())?;
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        self.mutate(&who, &request_id, command::adopt(request), adopted).await
     }
 
     async fn declare_runner_dead(

@@ -30,6 +30,9 @@ pub(crate) enum ApiError {
     /// The disk or the leader did not allow a backup.
     #[error("{0}")]
     Backup(String),
+    /// The state is not at the index that was asked for.
+    #[error("{0}")]
+    OtherIndex(String),
     /// The caller is known but may not do this.
     #[error("{0}")]
     Denied(String),
@@ -115,6 +118,12 @@ fn refusal(error: ApiError) -> Refusal {
             "backup_failed",
             text,
             "look at the node's disk, or ask another node with --cluster HOST:PORT",
+        ),
+        ApiError::OtherIndex(_) => Refusal::new(
+            Code::FailedPrecondition,
+            "index_not_applied",
+            text,
+            "leave out --at, or take the index of `stratavore status`",
         ),
         ApiError::Denied(_) => Refusal::new(
             Code::PermissionDenied,

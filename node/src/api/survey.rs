@@ -67,10 +67,17 @@ impl Api {
     }
 }
 
+/// What this node knows about itself.
+pub(super) struct Own {
+    pub(super) figures: RaftMetrics,
+    pub(super) quarantined: String,
+    pub(super) clock_ahead_ms: Option<i64>,
+}
+
 /// A node as it is shown: what it says about itself, else what its record and the configuration say.
 pub(super) fn shown(
     record: &NodeRecord,
-    own: Option<&RaftMetrics>,
+    own: Option<Own>,
     answer: Option<&v1::Node>,
     leader: Option<NodeId>,
     membership: &MembershipView,
@@ -81,20 +88,26 @@ pub(super) fn shown(
         (false, true) => Role::Follower,
         (false, false) => Role::Learner,
     };
-    let (role, term, last_applied) = match (own, answer) {
-        (Some(own), _) => (own.role.as_str().to_owned(), own.term, own.last_applied),
-        (None, Some(answer)) => (answer.role.clone(), answer.term, answer.last_applied),
-        (None, None) => (assumed.as_str().to_owned(), 0, 0),
+    let reachable = own.is_some() || answer.is_some();
+    let said = match (own, answer) {
+        (Some(Own { figures, quarantined, clock_ahead_ms }), _) => v1::Node {
+            role: figures.role.as_str().to_owned(),
+            term: figures.term,
+            last_applied: figures.last_applied,
+            quarantined,
+            clock_ahead_ms,
+            ..Default::default()
+        },
+        (None, Some(answer)) => answer.clone(),
+        (None, None) => v1::Node { role: assumed.as_str().to_owned(), ..Default::default() },
     };
     v1::Node {
         id: record.id.0,
         address: record.addresses.grpc.clone(),
-        role,
-        term,
-        last_applied,
-        reachable: own.is_some() || answer.is_some(),
+        reachable,
         version: record.version.clone(),
         voter,
+        ..said
     }
 }
 

@@ -18,7 +18,7 @@ use crate::api::auth::{self, Operate};
 use crate::api::status::ApiError;
 use crate::api::{Api, STREAM_QUEUE};
 use crate::convert::{explain, id};
-use crate::link::relay::{RelayError, Replies, Requests};
+use crate::link::relay::{self, RelayError};
 use crate::peer::terminal::Way;
 use crate::tasks::TaskKind;
 
@@ -56,9 +56,10 @@ impl TerminalService for Api {
         let header =
             v1::AttachStream { runner: target.runner, epoch: Some(target.epoch), open: Some(open), viewer };
         let opened = target.way.open(target.host, who.actor(), stream_header::Request::Attach(header)).await;
-        let (up, down) = opened.map_err(ApiError::from)?;
+        let opened = opened.map_err(ApiError::from)?;
         let (out, stream) = mpsc::channel(STREAM_QUEUE);
-        self.relay(attached(requests, up, down, out));
+        let typed = requests.map_while(Result::ok);
+        self.fill(TaskKind::Relay, out.clone(), relay::both_ways(typed, opened, out, attached));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -72,10 +73,10 @@ impl TerminalService for Api {
         let target = self.target(&read.runner, read.epoch, wait).await?;
         let header = v1::LogStream { runner: target.runner, epoch: Some(target.epoch), read: Some(read) };
         let opened = target.way.open(target.host, who.actor(), stream_header::Request::Logs(header)).await;
-        let (up, down) = opened.map_err(ApiError::from)?;
-        up.finish();
+        let opened = opened.map_err(ApiError::from)?;
         let (out, stream) = mpsc::channel(STREAM_QUEUE);
-        self.relay(logged(down, out));
+        let typed = tokio_stream::empty();
+        self.fill(TaskKind::Relay, out.clone(), relay::both_ways(typed, opened, out, logged));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -165,8 +166,7 @@ enum Look {
 impl Api {
     /// The runner's host and connection, waiting for a start that is under way.
     async fn target(&self, runner: &str, epoch: Option<v1::Epoch>, wait: Wait) -> Result<Target, ApiError> {
-        self.serves()?;
-        self.raft.linearize().await?;
+        self.confirmed().await?;
         let epoch = epoch.map(id::epoch_of);
         let mut applied = self.raft.applied();
         let waiting = async {
@@ -213,24 +213,23 @@ impl Api {
         let name = name.unwrap_or_else(|| host.to_string());
         ApiError::HostUnavailable { message: format!("host {name} is not connected to any node") }
     }
-
-    fn relay(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.tasks.token().clone();
-        self.tasks.spawn_infallible(TaskKind::Relay, async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = work => {}
-            }
-        });
-    }
 }
 
 fn look(state: &State, runner: &str, epoch: Option<Epoch>, wait: Wait) -> Result<Look, ApiError> {
     let record = query::resolve_runner(state, runner)?;
+    let id = record.id.to_string();
+    let before = record.retry.as_ref().and_then(|retry| retry.last.as_ref());
+    if let (Some(epoch), Some(last)) = (epoch, before.filter(|last| Some(last.epoch) == epoch)) {
+        return Ok(Look::Ready { runner: id, epoch, host: last.host });
+    }
     if let (Some(epoch), Some(host)) = (epoch, record.host)
         && record.epoch.is_some_and(|current| current >= epoch)
     {
-        return Ok(Look::Ready { runner: record.id.to_string(), epoch, host });
+        return Ok(Look::Ready { runner: id, epoch, host });
+    }
+    // While it backs off, what there is to read is what the last start wrote.
+    if let (Wait::Placed, RunnerState::Pending, Some(last)) = (wait, record.state, before) {
+        return Ok(Look::Ready { runner: id, epoch: last.epoch, host: last.host });
     }
     let started = match record.state {
         RunnerState::Pending => return pending(record),
@@ -260,61 +259,27 @@ fn never_started(record: &RunnerRecord) -> Rejected {
     Rejected::new(Code::RunnerEnded, message, format!("start it with `stratavore restart {}`", record.id))
 }
 
-/// Both directions of an attached viewer, until the host ends the stream or the viewer is gone.
-async fn attached(
-    mut requests: Streaming<AttachRequest>,
-    mut up: Requests,
-    mut down: Replies,
-    out: mpsc::Sender<Result<AttachResponse, Status>>,
-) {
-    let typing = async {
-        while let Some(Ok(request)) = requests.next().await {
-            if up.send(&request).await.is_err() {
-                break;
-            }
-        }
-        // The viewer closed its side: the host ends the stream when it has seen that.
-        up.finish();
-        std::future::pending::<()>().await;
-    };
-    let showing = async {
-        loop {
-            let item = match down.next().await {
-                Ok(Some(host_stream_reply::Reply::Attach(response))) => Ok(response),
-                Ok(Some(_)) => Err(ApiError::from(RelayError::Confused).into()),
-                Ok(None) => break,
-                Err(error) => Err(ApiError::from(error).into()),
-            };
-            let failed = item.is_err();
-            if out.send(item).await.is_err() || failed {
-                break;
-            }
-        }
-    };
-    tokio::select! {
-        () = typing => {}
-        () = showing => {}
-        () = out.closed() => {}
-    }
+/// A reply of the kind that was asked for.
+fn expected<T>(
+    reply: Result<host_stream_reply::Reply, RelayError>,
+    kind: impl FnOnce(host_stream_reply::Reply) -> Option<T>,
+) -> Result<T, Status> {
+    let expected = reply.and_then(|reply| kind(reply).ok_or(RelayError::Confused));
+    expected.map_err(|error| ApiError::from(error).into())
 }
 
-async fn logged(mut down: Replies, out: mpsc::Sender<Result<ReadLogsResponse, Status>>) {
-    loop {
-        let next = tokio::select! {
-            next = down.next() => next,
-            () = out.closed() => return,
-        };
-        let item = match next {
-            Ok(Some(host_stream_reply::Reply::Logs(response))) => Ok(response),
-            Ok(Some(_)) => Err(ApiError::from(RelayError::Confused).into()),
-            Ok(None) => return,
-            Err(error) => Err(ApiError::from(error).into()),
-        };
-        let failed = item.is_err();
-        if out.send(item).await.is_err() || failed {
-            return;
-        }
-    }
+fn attached(reply: Result<host_stream_reply::Reply, RelayError>) -> Result<AttachResponse, Status> {
+    expected(reply, |reply| match reply {
+        host_stream_reply::Reply::Attach(response) => Some(response),
+        _ => None,
+    })
+}
+
+fn logged(reply: Result<host_stream_reply::Reply, RelayError>) -> Result<ReadLogsResponse, Status> {
+    expected(reply, |reply| match reply {
+        host_stream_reply::Reply::Logs(response) => Some(response),
+        _ => None,
+    })
 }
 
 impl From<RelayError> for ApiError {

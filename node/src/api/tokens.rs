@@ -11,7 +11,6 @@ use tonic::{Request, Response, Status};
 
 use crate::api::Api;
 use crate::api::auth::{self, Administer};
-use crate::api::status::ApiError;
 use crate::convert::{command, token};
 
 fn shown(state: &State, reply: &Reply) -> Option<TokenInfo> {
@@ -49,7 +48,7 @@ impl TokenService for Api {
         request: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
         auth::require::<Administer>(request.extensions())?;
-        self.raft.linearize().await.map_err(ApiError::from)?;
+        self.confirmed().await?;
         let tokens = self
             .raft
             .read(|state| state.tokens().map(|record| token::to_proto(record, state.now())).collect());

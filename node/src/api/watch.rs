@@ -11,9 +11,9 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::api::STREAM_QUEUE;
+use crate::api::{Api, STREAM_QUEUE};
 use crate::convert::runner;
-use crate::tasks::{TaskKind, Tasks};
+use crate::tasks::TaskKind;
 
 /// Runners per message of the first state.
 const PAGE: usize = 500;
@@ -27,24 +27,13 @@ type Item = Result<WatchRunnersResponse, Status>;
 ///
 /// # Errors
 /// As [`RunnerFilter::resolve`].
-pub(super) fn start(
-    raft: &Handle,
-    tasks: &Tasks,
-    filter: &RunnerFilter,
-) -> Result<ReceiverStream<Item>, Rejected> {
+pub(super) fn start(api: &Api, filter: &RunnerFilter) -> Result<ReceiverStream<Item>, Rejected> {
+    let raft = api.raft.clone();
     let filter = raft.read(|state| filter.resolve(state))?;
     let (out, stream) = mpsc::channel(STREAM_QUEUE);
     // Subscribed before the first read, so that no change falls between.
-    let watch = Watch { changes: raft.changes(), raft: raft.clone(), filter, shown: BTreeSet::new(), out };
-    let stop = tasks.token().clone();
-    tasks.spawn_infallible(TaskKind::Subscription, async move {
-        let out = watch.out.clone();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = out.closed() => {}
-            () = watch.run() => {}
-        }
-    });
+    let watch = Watch { changes: raft.changes(), raft, filter, shown: BTreeSet::new(), out: out.clone() };
+    api.fill(TaskKind::Subscription, out, watch.run());
     Ok(ReceiverStream::new(stream))
 }
 

@@ -4,6 +4,7 @@
 pub mod daemon;
 pub mod lease;
 pub mod metrics;
+pub mod raft;
 
 use serde::{Deserialize, Serialize};
 use stratavore_settings::log::LogOptions;
@@ -12,6 +13,7 @@ use stratavore_settings::{Loaded, Sources};
 pub use daemon::Daemon;
 pub use lease::Lease;
 pub use metrics::Metrics;
+pub use raft::Raft;
 
 use crate::exit::{Code, Failure};
 
@@ -23,6 +25,7 @@ pub struct Config {
     pub lease: Lease,
     pub log: LogOptions,
     pub metrics: Metrics,
+    pub raft: Raft,
 }
 
 /// A key with a value that cannot be.
@@ -45,6 +48,7 @@ impl Config {
         let mut problems = self.daemon.validate();
         problems.extend(self.lease.validate());
         problems.extend(self.metrics.validate(&self.daemon));
+        problems.extend(self.raft.validate());
         problems
     }
 
@@ -94,8 +98,14 @@ mod tests {
         config.daemon.raft_port = Some(7000);
         config.lease.renew_ms = config.lease.ttl_ms;
         config.daemon.reconcile_interval_seconds = 0;
+        config.raft.kept_log_entries = 999;
         let keys: Vec<_> = config.validate().iter().map(|problem| problem.key).collect();
-        for key in ["daemon.raft_port", "lease.renew_ms", "daemon.reconcile_interval_seconds"] {
+        for key in [
+            "daemon.raft_port",
+            "lease.renew_ms",
+            "daemon.reconcile_interval_seconds",
+            "raft.kept_log_entries",
+        ] {
             assert!(keys.contains(&key), "{key} is missing in {keys:?}");
         }
     }

@@ -1,8 +1,8 @@
 //! API requests -> commands.
 
 use stratavore_model::command::{
-    CordonHost, CreateProject, CreateToken, Joiner, Kill, LAUNCH_COUNT_MAX, LabelHost, Launch, RedeemToken,
-    RemoveHost, Restart, RevokeToken, Selector, SetQuota,
+    AdoptRunner, CordonHost, CreateProject, CreateToken, Joiner, Kill, LAUNCH_COUNT_MAX, LabelHost, Launch,
+    RedeemToken, RemoveHost, Restart, RevokeToken, Selector, SetQuota,
 };
 use stratavore_model::{Command, HostId, NodeAddresses, Rejected, RunnerId};
 use stratavore_proto::v1;
@@ -59,6 +59,12 @@ pub(crate) fn kill(request: v1::KillRunnersRequest) -> Result<Command, Rejected>
     Ok(Command::Kill(Kill { selector, force: request.force }))
 }
 
+pub(crate) fn adopt(request: v1::AdoptRunnerRequest) -> Result<Command, Rejected> {
+    let project = id::parse("project", &request.project)?;
+    let name = id::parse_optional("name", &request.name)?;
+    Ok(Command::AdoptRunner(AdoptRunner { runner: request.runner, project, name }))
+}
+
 pub(crate) fn restart(request: v1::RestartRunnerRequest) -> Command {
     Command::Restart(Restart { runner: request.runner })
 }
@@ -97,7 +103,10 @@ pub(crate) fn redeem(
 ) -> Result<Command, Rejected> {
     let joiner = match v1::Role::try_from(request.role) {
         Ok(v1::Role::Host) => Joiner::Host {
-            id: id::random().map(HostId::from_random).map_err(|error| no_randomness(&error))?,
+            id: match id::parse_optional("host_id", &request.host_id)? {
+                Some(id) => id,
+                None => id::random().map(HostId::from_random).map_err(|error| no_randomness(&error))?,
+            },
             name: id::parse_optional("name", &request.name)?,
             labels: request.labels,
             slots: request.slots,

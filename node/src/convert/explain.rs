@@ -8,7 +8,7 @@ use stratavore_scheduler::{HostVerdict, View};
 use crate::convert::runner;
 
 pub(crate) fn to_proto(record: &RunnerRecord, state: &State, now: Millis) -> v1::ExplainRunnerResponse {
-    let explanation = stratavore_scheduler::explain(&View::of(state), record.id, now);
+    let explanation = stratavore_scheduler::explain(&View::of(state), record.id, now.max(state.now()));
     let (summary, hosts, queue_position) =
         explanation.map(|why| (why.summary, why.hosts, why.queue_position)).unwrap_or_default();
     let host = |verdict: HostVerdict| v1::HostVerdict {
@@ -27,5 +27,7 @@ pub(crate) fn to_proto(record: &RunnerRecord, state: &State, now: Millis) -> v1:
 
 /// Why, in one sentence.
 pub(crate) fn summary(record: &RunnerRecord, state: &State, now: Millis) -> String {
-    stratavore_scheduler::explain(&View::of(state), record.id, now).map(|why| why.summary).unwrap_or_default()
+    stratavore_scheduler::explain(&View::of(state), record.id, now.max(state.now()))
+        .map(|why| why.summary)
+        .unwrap_or_default()
 }

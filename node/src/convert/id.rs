@@ -10,7 +10,31 @@ use uuid::Uuid;
 /// Wall time now, for the entry that is about to be proposed (P4: apply keeps it monotone).
 pub(crate) fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    #[cfg(debug_assertions)]
+    let now = now.saturating_add_signed(wrong_clock::ahead_ms());
+    Millis(now)
+}
+
+/// A machine whose clock is wrong, for tests of real processes (P4). Not part of a release build.
+#[cfg(debug_assertions)]
+mod wrong_clock {
+    use std::sync::LazyLock;
+
+    /// How far this process's clock is ahead, in milliseconds; negative: behind.
+    const VARIABLE: &str = "STRATAVORE_TEST_CLOCK_AHEAD_MS";
+
+    static AHEAD_MS: LazyLock<i64> = LazyLock::new(|| {
+        let ahead = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        if ahead != 0 {
+            tracing::warn!(ahead_ms = ahead, "this process's clock is made wrong by {VARIABLE}");
+        }
+        ahead
+    });
+
+    pub(super) fn ahead_ms() -> i64 {
+        *AHEAD_MS
+    }
 }
 
 /// The operating system gave no random bytes.

@@ -4,7 +4,7 @@ use stratavore_model::query::RunnerFilter;
 use stratavore_model::runner::{
     Exit, OnDisconnect, RestartPolicy, RunnerRecord, RunnerSpec, RunnerState, ShownState,
 };
-use stratavore_model::{Epoch, Rejected, State};
+use stratavore_model::{Epoch, Rejected, State, restart};
 use stratavore_proto::v1;
 
 use crate::convert::id;
@@ -13,6 +13,7 @@ use crate::convert::id;
 pub(crate) fn to_proto(record: &RunnerRecord, state: &State) -> v1::Runner {
     let shown = record.shown_state();
     let host = record.host.and_then(|host| state.host(host));
+    let retry = record.retry.clone().unwrap_or_default();
     v1::Runner {
         id: record.id.to_string(),
         name: record.name.to_string(),
@@ -35,6 +36,14 @@ pub(crate) fn to_proto(record: &RunnerRecord, state: &State) -> v1::Runner {
         fence: record.fence.as_str().to_owned(),
         on_disconnect: on_disconnect(policy(record)) as i32,
         hold_ms: hold_ms(record, state),
+        restart_attempts: retry.attempts,
+        restart_limit: restart::limit(record.spec.restart).unwrap_or_default(),
+        not_before_unix_ms: if retry.not_before.0 == 0 { 0 } else { id::millis(retry.not_before) },
+        last_start: retry.last.map(|last| v1::LastStart {
+            epoch: Some(id::epoch(last.epoch)),
+            host: state.host(last.host).map(|host| host.name.to_string()).unwrap_or_default(),
+            exit: Some(exit_to_proto(&last.exit)),
+        }),
     }
 }
 
@@ -180,7 +189,7 @@ fn unknown_choice(field: &str, number: i32) -> Rejected {
 }
 
 /// Everything a host needs to start one epoch (P10: the order carries the host epoch).
-pub(crate) fn start(record: &RunnerRecord, host_epoch: Epoch) -> v1::RunnerStart {
+pub(crate) fn start(record: &RunnerRecord, host_epoch: Epoch, kill_grace_ms: u64) -> v1::RunnerStart {
     v1::RunnerStart {
         command: record.spec.command.clone(),
         env: env_to_proto(&record.spec),
@@ -193,6 +202,7 @@ pub(crate) fn start(record: &RunnerRecord, host_epoch: Epoch) -> v1::RunnerStart
         host_epoch: Some(id::epoch(host_epoch)),
         keep: record.on_disconnect == OnDisconnect::Keep,
         hold_ms: record.hold_ms,
+        kill_grace_ms,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stratavore_model::command::{Assign, Launch, Placement};
-use stratavore_model::{Actor, Command, Entry, Need, State, query};
+use stratavore_model::{Actor, Command, Entry, Millis, Need, State, query};
 use stratavore_raft::{Applied, Handle, ProposeError};
 use stratavore_scheduler::View;
 use tokio::sync::Semaphore;
@@ -63,7 +63,8 @@ impl Ahead {
     /// The entry behind the launch: of this node's own term only (P7).
     fn assign(&self, launch: &Launch, entry: &Entry) -> Option<Entry> {
         let leadership = *self.raft.leadership().borrow();
-        let placements = leadership.me.then(|| self.raft.read(|state| placements(state, launch)))?;
+        let placements =
+            leadership.me.then(|| self.raft.read(|state| placements(state, launch, entry.at)))?;
         if placements.is_empty() {
             return None;
         }
@@ -74,7 +75,7 @@ impl Ahead {
 }
 
 /// Where its runners would go; empty when some of them would have to wait, or the launch will be refused.
-fn placements(state: &State, launch: &Launch) -> Vec<Placement> {
+fn placements(state: &State, launch: &Launch, at: Millis) -> Vec<Placement> {
     let Some(project) = state.project(&launch.project) else { return Vec::new() };
     let places = project.max_runners.saturating_sub(state.admitted(&launch.project)) as usize;
     let pinned = match launch.spec.host.as_str() {
@@ -88,7 +89,8 @@ fn placements(state: &State, launch: &Launch) -> Vec<Placement> {
         return Vec::new();
     }
     let need = Need::of_spec(&launch.spec, pinned);
-    let hosts = stratavore_scheduler::plan_ahead(&View::of(state), &need, launch.ids.len());
+    let now = at.max(state.now());
+    let hosts = stratavore_scheduler::plan_ahead(&View::of(state), &need, launch.ids.len(), now);
     if hosts.len() < launch.ids.len() {
         return Vec::new();
     }

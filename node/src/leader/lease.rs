@@ -92,8 +92,8 @@ pub(crate) struct Leases {
     in_flight: BTreeSet<(HostId, Epoch)>,
     /// P13: the b0 of the first bounding grant of a host epoch in this phase.
     bounding: BTreeMap<(HostId, Epoch), u64>,
-    /// P30: hosts about which apply has decided once.
-    forgone: BTreeSet<HostId>,
+    /// P30: when apply was asked last to wait for a host no longer.
+    forgone: BTreeMap<HostId, Moment>,
 }
 
 impl Leases {
@@ -105,7 +105,7 @@ impl Leases {
             clocks: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             bounding: BTreeMap::new(),
-            forgone: BTreeSet::new(),
+            forgone: BTreeMap::new(),
         }
     }
 
@@ -213,9 +213,21 @@ impl Leases {
             }
         }
         let waited_ms = millis(now.saturating_sub(self.began));
-        if view.unlisted && waited_enough(world.hold_max_ms(), waited_ms) && self.forgone.insert(host) {
+        if view.unlisted && waited_enough(world.hold_max_ms(), waited_ms) && self.may_forgo(host, now, world)
+        {
             due.push(Command::ForgoList(ForgoList { host, waited_ms }));
         }
+    }
+
+    /// Apply refuses while something kept may be there (P30). An operator may settle that meanwhile, so it is asked
+    /// again, as seldom as costs nothing.
+    fn may_forgo(&mut self, host: HostId, now: Moment, world: &impl World) -> bool {
+        let pause = Duration::from_millis(world.hold_max_ms());
+        let due = self.forgone.get(&host).is_none_or(|asked| now.saturating_sub(*asked) >= pause);
+        if due {
+            self.forgone.insert(host, now);
+        }
+        due
     }
 
     fn waited(&self, now: Moment, host: HostId, host_epoch: Epoch) -> u64 {
@@ -465,13 +477,15 @@ mod tests {
     }
 
     #[test]
-    fn p30_a_list_is_forgone_once_after_the_longest_hold() {
+    fn p30_a_list_is_forgone_after_the_longest_hold_and_asked_again_as_late() {
         let mut world = Fake::new();
         world.coverable.clear();
         world.view = HostView { live: None, ready: false, unlisted: true, ..world.view };
         let mut leases = Leases::new(at(0));
         assert!(run(&mut leases, &world, 0, 605_500).is_empty());
         assert_eq!(run(&mut leases, &world, 606_000, 620_000).len(), 1);
+        assert_eq!(run(&mut leases, &world, 620_000, 1_205_500).len(), 0);
+        assert_eq!(run(&mut leases, &world, 1_205_500, 1_210_000).len(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(crate) mod timers;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use stratavore_model::{Actor, Command, Entry, NodeId};
+use stratavore_model::{Actor, Command, Entry, Millis, NodeId};
 use stratavore_raft::{Applied, Handle, ProposeError};
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +38,15 @@ impl Term {
     /// # Errors
     /// As [`Handle::propose`].
     pub(crate) async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        let entry =
-            Entry { actor: Actor::System, request_id: None, at: id::now(), term: Some(self.number), command };
+        self.propose_at(id::now(), command).await
+    }
+
+    /// The same, stamped with another time than this node's clock says.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub(crate) async fn propose_at(&self, at: Millis, command: Command) -> Result<Applied, ProposeError> {
+        let entry = Entry { actor: Actor::System, request_id: None, at, term: Some(self.number), command };
         self.raft.propose(entry).await
     }
 }

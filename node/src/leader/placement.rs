@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use stratavore_model::command::{Assign, Placement as Placed};
-use stratavore_model::{Command, RefusedPlacement, Reply, RunnerId, State};
+use stratavore_model::{Command, Millis, RefusedPlacement, Reply, RunnerId, State};
 use stratavore_raft::AppliedBatch;
 use stratavore_scheduler::{Plan, View};
 use tokio::sync::broadcast;
@@ -37,12 +37,23 @@ enum Next {
         rest: Duration,
         /// What was applied since before the plan.
         changes: broadcast::Receiver<Arc<AppliedBatch>>,
+        /// The tick, or sooner the next start of a runner that backs off.
+        latest: Duration,
     },
 }
 
 impl Next {
     /// As soon as something is applied.
     const NOW: Self = Self::OnChange { rest: Duration::ZERO };
+}
+
+/// A plan, how long it took, in how long the next runner of the queue has waited out its back-off, and the state time that
+/// all of this is said at.
+struct Planned {
+    plan: Plan,
+    took: Duration,
+    due: Option<Duration>,
+    at: Millis,
 }
 
 /// What placement did, for the metrics.
@@ -106,15 +117,36 @@ impl PlacementCounters {
 pub(crate) struct Placement {
     term: Term,
     counters: PlacementCounters,
+    clock: StateClock,
+}
+
+/// State time as it goes on between entries: this node's clock, or, where that lies behind (P4), from the newest entry on
+/// by what has passed since. Otherwise back-offs would last until a clock that was set back has caught up.
+#[derive(Debug, Clone, Copy)]
+struct StateClock {
+    newest: Millis,
+    since: Instant,
+}
+
+impl StateClock {
+    /// Now, when the newest entry was stamped `newest`, this node's clock says `wall`, and it is `instant`.
+    fn read(&mut self, newest: Millis, wall: Millis, instant: Instant) -> Millis {
+        if newest != self.newest {
+            *self = Self { newest, since: instant };
+        }
+        let passed = instant.saturating_duration_since(self.since);
+        wall.max(newest.plus(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)))
+    }
 }
 
 impl Placement {
     pub(crate) fn new(term: Term, counters: PlacementCounters) -> Self {
-        Self { term, counters }
+        let clock = StateClock { newest: Millis(0), since: Instant::now() };
+        Self { term, counters, clock }
     }
 
     /// Runs until the term ends.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut applied = self.term.raft.applied();
         loop {
             applied.mark_unchanged();
@@ -125,9 +157,9 @@ impl Placement {
                         pause(rest).await;
                         tokio::time::timeout(TICK, applied.changed()).await.ok();
                     }
-                    Next::OnRelief { rest, mut changes } => {
+                    Next::OnRelief { rest, mut changes, latest } => {
                         pause(rest).await;
-                        tokio::time::timeout(TICK, self.relief(&mut changes)).await.ok();
+                        tokio::time::timeout(latest, self.relief(&mut changes)).await.ok();
                     }
                 }
             };
@@ -139,15 +171,21 @@ impl Placement {
     }
 
     /// One plan and its proposal.
-    async fn round(&self) -> Next {
+    async fn round(&mut self) -> Next {
         let changes = self.term.raft.changes();
-        let Some((plan, took)) = self.plan() else { return Next::NOW };
+        let Some(Planned { plan, took, due, at }) = self.plan() else { return Next::NOW };
         if plan.assign.is_empty() {
-            return Next::OnRelief { rest: (took * REST_FACTOR).min(REST_MAX), changes };
+            let rest = (took * REST_FACTOR).min(REST_MAX);
+            return Next::OnRelief { rest, changes, latest: due.unwrap_or(TICK).min(TICK) };
         }
         let more = plan.more;
         let placements = plan.assign.into_iter().map(|(runner, host)| Placed { runner, host }).collect();
-        match self.term.propose(Command::Assign(Assign { placements })).await.map(|applied| applied.reply) {
+        match self
+            .term
+            .propose_at(at, Command::Assign(Assign { placements }))
+            .await
+            .map(|applied| applied.reply)
+        {
             Ok(Reply::Assigned { placed, refused }) => {
                 self.counters.settled(placed.len(), &refused);
                 // Refusals alone mean that the state has moved on; the next change brings the next round.
@@ -175,16 +213,18 @@ impl Placement {
         }
     }
 
-    /// A plan and how long it took; `None` when nothing is queued.
-    fn plan(&self) -> Option<(Plan, Duration)> {
-        let started = Instant::now();
-        let now = id::now();
-        let plan = self.term.raft.read(|state| {
-            (state.queue().len() > 0).then(|| stratavore_scheduler::plan(&View::of(state), now))
+    /// A plan; `None` when nothing is queued.
+    fn plan(&mut self) -> Option<Planned> {
+        let (started, wall) = (Instant::now(), id::now());
+        let clock = &mut self.clock;
+        let (plan, due, at) = self.term.raft.read(|state| {
+            let at = clock.read(state.now(), wall, started);
+            let due = state.backing_off(at).next().map(|(until, _)| Duration::from_millis(until.since(at)));
+            (state.queue().len() > 0).then(|| (stratavore_scheduler::plan(&View::of(state), at), due, at))
         })?;
         let took = started.elapsed();
         self.counters.round(took);
-        Some((plan, took))
+        Some(Planned { plan, took, due, at })
     }
 }
 
@@ -206,6 +246,17 @@ mod tests {
     use stratavore_model::HostId;
 
     use super::*;
+
+    #[test]
+    fn p4_state_time_goes_on_while_this_clock_is_behind() {
+        let begin = Instant::now();
+        let mut clock = StateClock { newest: Millis(0), since: begin };
+        let later = |ms: u64| begin + Duration::from_millis(ms);
+        assert_eq!(clock.read(Millis(1000), Millis(5000), later(0)), Millis(5000));
+        assert_eq!(clock.read(Millis(9000), Millis(5000), later(100)), Millis(9000));
+        assert_eq!(clock.read(Millis(9000), Millis(5010), later(700)), Millis(9600));
+        assert_eq!(clock.read(Millis(9600), Millis(5020), later(800)), Millis(9600));
+    }
 
     #[test]
     fn hosts_and_jumps_may_help_and_nothing_does_not() {

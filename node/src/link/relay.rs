@@ -6,7 +6,8 @@ use stratavore_proto::v1::{
     host_stream_request, stream_header,
 };
 use tokio::sync::mpsc;
-use tonic::Streaming;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Status, Streaming};
 
 use crate::link::OPEN_TIMEOUT;
 use crate::link::hub::SessionHandle;
@@ -130,4 +131,38 @@ pub(crate) async fn open(
         Ok((Requests::Host(send), Replies::Host(FrameReader::new(recv))))
     };
     tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(RelayError::TimedOut))
+}
+
+/// Passes what the viewer types to the host and what the host says to the viewer, until the host ends the stream or the
+/// viewer is gone. `show` makes the viewer's message of a reply; after an error of its own nothing follows.
+pub(crate) async fn both_ways<T>(
+    mut typed: impl Stream<Item = v1::AttachRequest> + Unpin,
+    (mut up, mut down): (Requests, Replies),
+    out: mpsc::Sender<Result<T, Status>>,
+    show: impl Fn(Result<host_stream_reply::Reply, RelayError>) -> Result<T, Status>,
+) {
+    let typing = async {
+        while let Some(request) = typed.next().await {
+            if up.send(&request).await.is_err() {
+                break;
+            }
+        }
+        // The viewer closed its side: the host ends the stream when it has seen that.
+        up.finish();
+        std::future::pending::<()>().await;
+    };
+    let showing = async {
+        while let Some(reply) = down.next().await.transpose() {
+            let item = show(reply);
+            let failed = item.is_err();
+            if out.send(item).await.is_err() || failed {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = typing => {}
+        () = showing => {}
+        () = out.closed() => {}
+    }
 }

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use stratavore_model::{NodeAddresses, NodeId, SpkiHash, State};
+use stratavore_model::{NodeAddresses, NodeId, State};
 use stratavore_proto::v1::{self, node_message};
 use stratavore_raft::Handle;
 use tokio_util::sync::CancellationToken;
@@ -15,12 +15,12 @@ use crate::welcome;
 /// Looks at most this often under load; nodes come and go in minutes.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a bundle is made of.
-type Bundle = Vec<(NodeId, NodeAddresses, SpkiHash)>;
+/// What a bundle is made of: where nodes are, and every key, those that backups hold included.
+type Bundle = (Vec<(NodeId, NodeAddresses)>, Vec<v1::TrustedNode>);
 
 fn bundle(state: &State) -> Bundle {
     let present = state.nodes().filter(|node| !node.removed);
-    present.map(|node| (node.id, node.addresses.clone(), node.spki)).collect()
+    (present.map(|node| (node.id, node.addresses.clone())).collect(), welcome::trusted(state))
 }
 
 /// Watches the nodes.

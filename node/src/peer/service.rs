@@ -6,15 +6,17 @@ use stratavore_model::{Actor, HostId};
 use stratavore_proto::v1;
 use stratavore_proto::v1::peer_service_server::PeerService;
 use stratavore_proto::v1::{
-    HostStreamOpen, HostStreamReply, HostStreamRequest, HostStreamResponse, RenewRequest, RenewResponse,
-    host_stream_reply, host_stream_request,
+    ClockRequest, ClockResponse, HostStreamOpen, HostStreamReply, HostStreamRequest, HostStreamResponse,
+    RenewRequest, RenewResponse, host_stream_reply, host_stream_request,
 };
 use stratavore_raft::Handle;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::auth::{self, Peer};
+use crate::convert::id;
 use crate::leader::liveness::{self, Renewals};
 use crate::link::hub::Hub;
 use crate::link::relay::{self, RelayError, Replies, Requests};
@@ -59,6 +61,11 @@ impl PeerService for Peers {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockResponse>, Status> {
+        auth::require::<Peer>(request.extensions())?;
+        Ok(Response::new(ClockResponse { unix_ms: id::millis(id::now()) }))
+    }
+
     async fn host_stream(
         &self,
         request: Request<Streaming<HostStreamRequest>>,
@@ -70,9 +77,9 @@ impl PeerService for Peers {
         else {
             return Err(Status::invalid_argument("the first message must open"));
         };
-        let (up, down) = self.open(open).await?;
+        let opened = self.open(open).await?;
         let (out, stream) = mpsc::channel(STREAM_QUEUE);
-        self.serve(relaying(requests, up, down, out));
+        self.serve(relay::both_ways(requests.map_while(typed), opened, out, passed_on));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -157,44 +164,22 @@ fn submit(renewals: &Renewals, request: RenewRequest, answers: &mpsc::Sender<v1:
     }
 }
 
-/// Both directions of one stream, until either side ends it.
-async fn relaying(
-    mut requests: Streaming<HostStreamRequest>,
-    mut up: Requests,
-    mut down: Replies,
-    out: mpsc::Sender<Result<HostStreamResponse, Status>>,
-) {
-    let typing = async {
-        while let Ok(Some(HostStreamRequest { message })) = requests.message().await {
-            let Some(host_stream_request::Message::Attach(request)) = message else { break };
-            if up.send(&request).await.is_err() {
-                break;
-            }
+/// What the viewer's node sends behind its first message.
+fn typed(request: Result<HostStreamRequest, Status>) -> Option<v1::AttachRequest> {
+    match request.ok()?.message? {
+        host_stream_request::Message::Attach(request) => Some(request),
+        host_stream_request::Message::Open(_) => None,
+    }
+}
+
+fn passed_on(reply: Result<host_stream_reply::Reply, RelayError>) -> Result<HostStreamResponse, Status> {
+    match reply {
+        Ok(reply) => Ok(response(reply)),
+        // What the host said goes on as it is.
+        Err(RelayError::Refused { code, message }) => {
+            Ok(response(host_stream_reply::Reply::Error(v1::StreamError { code, message })))
         }
-        up.finish();
-        std::future::pending::<()>().await;
-    };
-    let showing = async {
-        loop {
-            let item = match down.next().await {
-                Ok(Some(reply)) => Ok(response(reply)),
-                Ok(None) => break,
-                // What the host said goes on as it is.
-                Err(RelayError::Refused { code, message }) => {
-                    Ok(response(host_stream_reply::Reply::Error(v1::StreamError { code, message })))
-                }
-                Err(error) => Err(Status::unavailable(error.to_string())),
-            };
-            let failed = item.is_err();
-            if out.send(item).await.is_err() || failed {
-                break;
-            }
-        }
-    };
-    tokio::select! {
-        () = typing => {}
-        () = showing => {}
-        () = out.closed() => {}
+        Err(error) => Err(Status::unavailable(error.to_string())),
     }
 }
 

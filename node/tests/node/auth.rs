@@ -126,3 +126,42 @@ async fn without_a_certificate_nobody_gets_in() {
         Ok(channel) => assert!(call(&channel, "/stratavore.raft.v1.RaftService/Vote").await.is_err()),
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whose_certificate_grows_old_gets_one_for_the_same_key_and_no_other() {
+    let node = Node::start().await;
+    let admin = node.admin();
+    let aged = aged(&node, &admin);
+    let mut client = Client::with(&node, &aged).await;
+    let mut renew = async |csr_der: Vec<u8>| {
+        let request = v1::RenewCertificateRequest { csr_der: csr_der.into() };
+        client.cluster.renew_certificate(request).await.map(tonic::Response::into_inner)
+    };
+    let answer = renew(aged.key().csr_der().unwrap()).await.unwrap();
+    let key = KeyPair::from_pkcs8_der(aged.key().pkcs8_der()).unwrap();
+    let renewed = Credentials::new(&answer.ca_der, &answer.certificate_der, key).unwrap();
+    assert_eq!(renewed.identity(), admin.identity());
+    let until = |credentials: &Credentials| credentials.validity().unwrap().not_after_unix_s;
+    assert!(until(&renewed) > until(&aged) + 200 * 86_400);
+    assert_eq!(Client::with(&node, &renewed).await.status().await.whoami, "user/admin");
+    let other = renew(KeyPair::generate().unwrap().csr_der().unwrap()).await.unwrap_err();
+    assert_eq!((other.code(), reason(&other).as_str()), (Code::InvalidArgument, "bad_argument"));
+    let node_itself = Credentials::load(&node.dir.path().join("pki"), "node").unwrap();
+    let request = v1::RenewCertificateRequest { csr_der: node_itself.key().csr_der().unwrap().into() };
+    let refused = Client::with(&node, &node_itself).await.cluster.renew_certificate(request).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+}
+
+/// The same key, certified nine months ago.
+fn aged(node: &Node, of: &Credentials) -> Credentials {
+    let (cert, key) = node.raft().read(|state| {
+        let cluster = state.cluster().unwrap();
+        (cluster.ca_cert_der.clone(), cluster.ca_key_der.clone())
+    });
+    let ca = Ca::from_parts(&cert, key.reveal()).unwrap();
+    let then = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let validity = Validity::for_identity(of.identity(), then - 270 * 86_400);
+    let certificate = ca.issue(&of.key().public(), of.identity(), &[], validity).unwrap();
+    let key = KeyPair::from_pkcs8_der(of.key().pkcs8_der()).unwrap();
+    Credentials::new(&cert, &certificate, key).unwrap()
+}

@@ -39,7 +39,10 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let cluster = Cluster::start(3).await;
+        // What is sent by and by hides what should have been sent at once.
+        let seldom =
+            |config: &mut stratavore_node::config::Config| config.daemon.reconcile_interval_seconds = 3600;
+        let cluster = Cluster::start_with(3, seldom).await;
         let gateway = cluster.follower().await;
         let host = Host::join(&cluster.nodes[0], "h1").await;
         let mut agent = host.connect(&cluster.nodes[gateway]).await;
@@ -82,6 +85,38 @@ async fn p6_a_follower_relays_renewals_and_the_grant_echoes_them_exactly() {
         })
         .await;
     assert_eq!(refused.code, "fenced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_leader_without_its_quorum_grants_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let host = Host::join(&cluster.nodes[0], "h1").await;
+    let mut agent = host.connect(&cluster.nodes[leader]).await;
+    renewed(&mut agent, 1).await;
+    for other in (0..3).filter(|other| *other != leader) {
+        cluster.nodes[other].halt().await;
+    }
+    // It takes itself for the leader still, but nobody confirms that.
+    let renewal = v1::Renewal { b0_ns: 7_000, ..agent.renewal() };
+    agent.say(agent_message::Message::Renewal(renewal)).await;
+    let late = |message| grant(message).filter(|grant| grant.renewal.as_ref().unwrap().b0_ns == 7_000);
+    let granted = tokio::time::timeout(std::time::Duration::from_secs(3), agent.wait_for(late)).await;
+    assert!(granted.is_err(), "{granted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p16_after_a_jump_of_the_state_the_gateway_sends_the_full_set() {
+    let mut scene = Scene::new().await;
+    let full = |message| match message {
+        node_message::Message::Desired(desired) if desired.full => Some(desired),
+        _ => None,
+    };
+    let peer = stratavore_model::NodeId((scene.gateway as u64 + 1) % 3 + 1);
+    scene.cluster.nodes[scene.gateway].raft().rebuild_state_from(peer).await.unwrap();
+    let set = scene.agent.wait_for(full).await;
+    assert_eq!(set.runners.len(), 1, "{set:?}");
+    assert_eq!((&set.runners[0].runner, set.runners[0].epoch), (&scene.order.runner, scene.order.epoch));
 }
 
 #[tokio::test(flavor = "multi_thread")]

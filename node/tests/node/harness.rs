@@ -89,7 +89,8 @@ impl Node {
 
     /// A node that has joined the cluster of `first` by way of `through`, and runs.
     pub(crate) async fn joined(first: &Self, through: &Self) -> Self {
-        let config = Config { lease: first.config.lease.clone(), ..config() };
+        let mut config = Config { lease: first.config.lease.clone(), ..config() };
+        config.daemon.reconcile_interval_seconds = first.config.daemon.reconcile_interval_seconds;
         let dir = tempfile::tempdir().unwrap();
         let token = Client::with(through, &first.admin()).await.token(Role::Node, 0).await;
         let request = joining::Request {

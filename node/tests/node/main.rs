@@ -18,5 +18,6 @@ mod harness;
 mod join;
 mod probes;
 mod restart;
+mod restore;
 mod start;
 mod terminal;

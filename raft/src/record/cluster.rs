@@ -1,8 +1,8 @@
 //! The cluster, its clock, nodes, users and keys: commands and rows.
 
 use model::command::{
-    Finalize, InitCluster, RaiseIncarnation, RegisterKey, RemoveNode, ResetClock, SetMaintenance,
-    SetNodeAddress, Trim,
+    CutKeys, Finalize, InitCluster, RaiseIncarnation, RegisterKey, RemoveNode, ReserveNode, ResetClock,
+    SetMaintenance, SetNodeAddress, Trim,
 };
 use stratavore_model as model;
 use stratavore_proto::raft as pb;
@@ -165,6 +165,35 @@ impl Stored for SetMaintenance {
 
     fn load(stored: pb::SetMaintenance) -> Result<Self, RecordError> {
         Ok(Self { for_ms: stored.for_ms })
+    }
+}
+
+impl Stored for ReserveNode {
+    type Pb = pb::ReserveNode;
+
+    fn store(&self) -> pb::ReserveNode {
+        pb::ReserveNode { spki: blob(&self.spki) }
+    }
+
+    fn load(stored: pb::ReserveNode) -> Result<Self, RecordError> {
+        Ok(Self { spki: array("key", &stored.spki)? })
+    }
+}
+
+impl Stored for CutKeys {
+    type Pb = pb::CutKeys;
+
+    fn store(&self) -> pb::CutKeys {
+        let key = |(spki, identity): &(model::SpkiHash, model::Actor)| pb::CutKey {
+            spki: blob(spki),
+            identity: identity.to_string(),
+        };
+        pb::CutKeys { keys: self.keys.iter().map(key).collect() }
+    }
+
+    fn load(stored: pb::CutKeys) -> Result<Self, RecordError> {
+        let key = |key: pb::CutKey| Ok((array("key", &key.spki)?, text("identity", &key.identity)?));
+        Ok(Self { keys: stored.keys.into_iter().map(key).collect::<Result<_, RecordError>>()? })
     }
 }
 

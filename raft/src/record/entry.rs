@@ -66,6 +66,9 @@ fn store_command(command: &Command) -> pb::entry::Command {
         Command::RemoveNode(command) => Pb::RemoveNode(command.store()),
         Command::Finalize(command) => Pb::Finalize(command.store()),
         Command::SetMaintenance(command) => Pb::SetMaintenance(command.store()),
+        Command::ReserveNode(command) => Pb::ReserveNode(command.store()),
+        Command::CutKeys(command) => Pb::CutKeys(command.store()),
+        Command::AdoptRunner(command) => Pb::AdoptRunner(command.store()),
         Command::Batch(entries) => Pb::Batch(pb::Batch { entries: store_all(entries) }),
     }
 }
@@ -105,6 +108,9 @@ fn load_command(stored: pb::entry::Command) -> Result<Command, RecordError> {
         Pb::RemoveNode(stored) => Command::RemoveNode(Stored::load(stored)?),
         Pb::Finalize(stored) => Command::Finalize(Stored::load(stored)?),
         Pb::SetMaintenance(stored) => Command::SetMaintenance(Stored::load(stored)?),
+        Pb::ReserveNode(stored) => Command::ReserveNode(Stored::load(stored)?),
+        Pb::CutKeys(stored) => Command::CutKeys(Stored::load(stored)?),
+        Pb::AdoptRunner(stored) => Command::AdoptRunner(Stored::load(stored)?),
         Pb::Batch(stored) => Command::Batch(load_all(stored.entries)?),
     })
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::command::{
-    Assign, ConfirmReboot, CordonHost, CreateProject, CreateToken, DeclareHostDead, DeclareRunnerDead,
-    DrainHost, EventRetention, FenceHost, Finalize, ForgoList, HostConnect, HostReachable, HostUnreachable,
-    InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, Observation, Placement, RaiseIncarnation,
-    RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report, ResetClock, Restart, RevokeToken, Selector,
-    SetMaintenance, SetNodeAddress, SetQuota, Trim,
+    AdoptRunner, Assign, ConfirmReboot, CordonHost, CreateProject, CreateToken, CutKeys, DeclareHostDead,
+    DeclareRunnerDead, DrainHost, EventRetention, FenceHost, Finalize, ForgoList, HostConnect, HostReachable,
+    HostUnreachable, InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, Observation, Placement,
+    RaiseIncarnation, RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report, ReserveNode, ResetClock,
+    Restart, RevokeToken, Selector, SetMaintenance, SetNodeAddress, SetQuota, Trim,
 };
 use model::{Actor, Command, Entry, Epoch, EventId, HostId, Millis, NodeId, Row, RunnerId, TokenId};
 use stratavore_model as model;
@@ -113,6 +113,15 @@ fn cluster_commands() -> Vec<Command> {
         Command::RemoveNode(RemoveNode { node: NodeId(7) }),
         Command::Finalize(Finalize { version: 3 }),
         Command::SetMaintenance(SetMaintenance { for_ms: 4 }),
+        Command::AdoptRunner(AdoptRunner {
+            runner: "r".into(),
+            project: "p".parse().unwrap(),
+            name: Some("n".parse().unwrap()),
+        }),
+        Command::ReserveNode(ReserveNode { spki: [3; 32] }),
+        Command::CutKeys(CutKeys {
+            keys: vec![([4; 32], Actor::Host(host())), ([5; 32], Actor::Node(NodeId(7)))],
+        }),
         Command::Trim(Trim { elapsed_ms: 6, events: EventRetention { age_ms: 1, count: 2, bytes: 3 } }),
         Command::ResetClock(ResetClock { to: Millis(12) }),
     ]
@@ -228,7 +237,7 @@ fn every_command_comes_back() {
     commands.extend(fence_commands());
     let mut names: Vec<&str> = commands.iter().map(Command::name).collect();
     names.dedup();
-    assert_eq!(names.len(), 32, "one of each kind but the batch: {names:?}");
+    assert_eq!(names.len(), 35, "one of each kind but the batch: {names:?}");
     commands.push(Command::Batch(commands.iter().cloned().map(entry).collect()));
     for command in commands {
         let entry = entry(command);
@@ -269,6 +278,12 @@ fn runner_row() -> model::RunnerRecord {
         settled: true,
         on_disconnect: model::OnDisconnect::Stop,
         hold_ms: 12,
+        retry: Some(model::Retry {
+            attempts: 13,
+            not_before: Millis(14),
+            placed_at: Millis(15),
+            last: Some(model::LastStart { epoch: EPOCH, host: host(), exit: Arc::new(exit()) }),
+        }),
     }
 }
 
@@ -397,6 +412,7 @@ fn every_row_comes_back() {
         want: model::Want::Run,
         lost: None,
         exit: None,
+        retry: None,
         ..runner_row()
     }));
     rows.extend(states.map(token_row));
@@ -430,7 +446,7 @@ fn every_kind_of_event_comes_back() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_refused_not_skipped() {
+fn p22_what_a_newer_version_wrote_is_refused_not_skipped() {
     // Field 900 of a row, set by nobody yet.
     assert_eq!(decode_row(&[0xa2, 0x38, 0x00]), Err(RecordError::Unknown("table")));
     let mut stored = super::Stored::store(&runner_row());

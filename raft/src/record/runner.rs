@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::command::{Assign, Kill, Launch, Observation, Placement, Report, Restart, Selector};
+use model::command::{AdoptRunner, Assign, Kill, Launch, Observation, Placement, Report, Restart, Selector};
 use stratavore_model as model;
 use stratavore_proto::raft as pb;
 
@@ -29,6 +29,26 @@ impl Stored for Launch {
             name: optional_text("runner name", stored.name)?,
             spec: required("runner spec", stored.spec)?,
             no_queue: stored.no_queue,
+        })
+    }
+}
+
+impl Stored for AdoptRunner {
+    type Pb = pb::AdoptRunner;
+
+    fn store(&self) -> pb::AdoptRunner {
+        pb::AdoptRunner {
+            runner: self.runner.clone(),
+            project: self.project.to_string(),
+            name: self.name.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn load(stored: pb::AdoptRunner) -> Result<Self, RecordError> {
+        Ok(Self {
+            runner: stored.runner,
+            project: text("project name", &stored.project)?,
+            name: optional_text("runner name", stored.name)?,
         })
     }
 }
@@ -185,6 +205,7 @@ impl Stored for model::RunnerRecord {
             settled: self.settled,
             on_disconnect: self.on_disconnect.store(),
             hold_ms: self.hold_ms,
+            retry: self.retry.as_ref().map(Stored::store),
         }
     }
 
@@ -222,6 +243,49 @@ impl Stored for model::RunnerRecord {
             settled: stored.settled,
             on_disconnect: Stored::load(stored.on_disconnect)?,
             hold_ms: stored.hold_ms,
+            retry: optional(stored.retry)?,
+        })
+    }
+}
+
+impl Stored for model::Retry {
+    type Pb = pb::Retry;
+
+    fn store(&self) -> pb::Retry {
+        pb::Retry {
+            attempts: self.attempts,
+            not_before_ms: self.not_before.0,
+            placed_at_ms: self.placed_at.0,
+            last: self.last.as_ref().map(Stored::store),
+        }
+    }
+
+    fn load(stored: pb::Retry) -> Result<Self, RecordError> {
+        Ok(Self {
+            attempts: stored.attempts,
+            not_before: model::Millis(stored.not_before_ms),
+            placed_at: model::Millis(stored.placed_at_ms),
+            last: optional(stored.last)?,
+        })
+    }
+}
+
+impl Stored for model::LastStart {
+    type Pb = pb::LastStart;
+
+    fn store(&self) -> pb::LastStart {
+        pb::LastStart {
+            epoch: Some(self.epoch.store()),
+            host: self.host.to_string(),
+            exit: Some(self.exit.store()),
+        }
+    }
+
+    fn load(stored: pb::LastStart) -> Result<Self, RecordError> {
+        Ok(Self {
+            epoch: required("epoch", stored.epoch)?,
+            host: text("host id", &stored.host)?,
+            exit: Arc::new(required("exit", stored.exit)?),
         })
     }
 }

@@ -69,7 +69,7 @@ async fn works_in_incarnation(dir: &Path, n: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_torn_tail_is_the_end_of_a_crash() {
+async fn p19_a_torn_tail_is_the_end_of_a_crash() {
     let stopped = Stopped::new().await;
     let length = fs::metadata(directory::wal(&stopped.node())).unwrap().len();
     let mut seen = Vec::new();
@@ -97,7 +97,7 @@ async fn a_torn_tail_is_the_end_of_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cut_that_loses_acknowledged_entries_is_below_the_mark() {
+async fn p19_a_cut_that_loses_acknowledged_entries_is_below_the_mark() {
     let stopped = Stopped::new().await;
     let copy = stopped.fresh_copy();
     directory::restore("raft-log", &stopped.before(), &copy);
@@ -115,7 +115,7 @@ async fn a_cut_that_loses_acknowledged_entries_is_below_the_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_anywhere_in_the_log_never_loses_silently() {
+async fn p19_a_flipped_bit_anywhere_in_the_log_never_loses_silently() {
     let stopped = Stopped::new().await;
     let length = fs::metadata(directory::wal(&stopped.node())).unwrap().len();
     let length = usize::try_from(length).unwrap();

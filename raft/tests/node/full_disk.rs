@@ -71,7 +71,7 @@ fn fill(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_reserve_is_freed_on_a_full_disk_and_the_node_starts_again() {
+async fn p26_the_reserve_is_freed_on_a_full_disk_and_the_node_starts_again() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mount) = Mount::new(&dir.path().join("disk")) else {
         eprintln!("not allowed to mount: skipped");

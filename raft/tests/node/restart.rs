@@ -90,7 +90,7 @@ async fn applying_the_log_again_gives_the_same_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_proposals_share_syncs() {
+async fn p19_concurrent_proposals_share_syncs() {
     let dir = tempfile::tempdir().unwrap();
     let handle = founded(dir.path()).await;
     done(&handle, create_project("p0")).await;
@@ -202,7 +202,7 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trimmed_events_are_gone_and_a_late_reader_is_told() {
+async fn p16_trimmed_events_are_gone_and_a_late_reader_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let handle = founded(dir.path()).await;
     done(&handle, create_project("p0")).await;
@@ -239,4 +239,17 @@ fn all_events(handle: &stratavore_raft::Handle) -> Vec<EventId> {
         }
         all.extend(page.into_iter().map(|event| event.id));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p22_a_program_older_than_the_finalized_version_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let newer = stratavore_model::COMMAND_VERSION + 1;
+    let mut params = cluster::bootstrap_params();
+    let Command::InitCluster(init) = &mut params.first.command else { panic!("not the first entry") };
+    (init.version, init.node_max_version) = (newer, newer);
+    stratavore_raft::bootstrap(dir.path(), params).await.unwrap();
+    let refused = open(dir.path()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::NewerCluster { found, .. } if found == newer), "{refused}");
+    assert!(refused.to_string().contains("run the newer version"), "{refused}");
 }

@@ -35,6 +35,8 @@ pub struct LogWriter {
     file: File,
     /// Bytes in the open segment, whole frames only.
     length: u64,
+    /// Whether the open segment has had its first frame from us.
+    headed: bool,
     /// Zero of `dt_ms` in the open segment.
     origin: Instant,
     offset: u64,
@@ -46,6 +48,7 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Opens the log, creating it when it is new. A log that exists is continued: a torn frame at its end is cut off.
+    /// Nothing is written before there is something to record.
     ///
     /// # Errors
     /// When the directory or the first segment cannot be made.
@@ -61,20 +64,19 @@ impl LogWriter {
         };
         let file = append(&segment_path(dir, ring.back().copied().unwrap_or(0)))?;
         let (missing, dropped) = (0, 0);
-        let mut log = Self {
+        Ok(Self {
             dir: dir.into(),
             limits,
             ring,
             file,
             length,
+            headed: false,
             origin: Instant::now(),
             offset,
             missing,
             dropped,
             frame: Vec::new(),
-        };
-        log.head();
-        Ok(log)
+        })
     }
 
     /// Offset behind the last byte of output, recorded or not.
@@ -142,6 +144,7 @@ impl LogWriter {
         payload[..8].copy_from_slice(&wall_ms().to_le_bytes());
         payload[8..].copy_from_slice(&self.offset.to_le_bytes());
         self.origin = Instant::now();
+        self.headed = true;
         self.note(kind::HEAD, &payload);
     }
 
@@ -166,6 +169,9 @@ impl LogWriter {
     }
 
     fn append(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
+        if !self.headed {
+            self.head();
+        }
         let dt_ms = u32::try_from(self.origin.elapsed().as_millis()).unwrap_or(u32::MAX);
         self.frame.clear();
         self.frame.extend_from_slice(&Header { kind, length: payload.len(), dt_ms }.encode());

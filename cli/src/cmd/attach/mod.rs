@@ -1,6 +1,7 @@
 //! `attach`: the caller's terminal becomes the runner's; without a terminal, its bytes.
 
 mod progress;
+mod screen;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -9,11 +10,12 @@ mod wire;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use stratavore_proto::v1::{Exit, Runner, RunnerFilter, RunnerState};
+use stratavore_proto::v1::{Epoch, Exit, Runner, RunnerFilter, RunnerState};
 
 use self::progress::{Progress, Wish};
 use self::session::{End, Session};
 use self::wire::Wire;
+use super::again::{self, After};
 use super::watch::Changes;
 use super::{App, OK, describe, logs, runners};
 use crate::args::AttachArgs;
@@ -99,41 +101,96 @@ async fn only_or_newest(app: &App) -> Result<String> {
     Ok(newest.name.clone())
 }
 
+/// One start after the other: whoever looks at a terminal follows a restart, a pipe ends with the start it was opened
+/// for.
 async fn session(app: &App, wish: Wish, detach_keys: Option<&str>) -> Result<ExitCode> {
+    let name = wish.runner.clone();
+    let mut greet = true;
+    loop {
+        let (end, epoch) = match one_start(app, &wish, detach_keys, greet).await {
+            Err(failure) if failure.reason() == "no_terminal" && !wish.raw => {
+                let waiting = describe::get(app, &name).await?.runner.unwrap_or_default();
+                if !again::waits(&waiting) {
+                    return Err(failure);
+                }
+                // It was quicker than we: what it wrote is in its log.
+                if waiting.last_start.is_some() {
+                    logs::print_all(app, &waiting.id).await?;
+                }
+                (Over { exit: Exit::default(), runner: waiting }, None)
+            }
+            Err(failure) => return Err(failure),
+            Ok((End::Detached, _)) => {
+                if !wish.raw {
+                    view::tell(&format!("detached from {name}; it goes on. next: stratavore attach {name}"));
+                }
+                return OK;
+            }
+            Ok((End::Exited(exit), epoch)) => {
+                let runner = describe::get(app, &name).await.ok().and_then(|answer| answer.runner);
+                (Over { exit, runner: runner.unwrap_or_default() }, epoch)
+            }
+            Ok((End::Refused(status), epoch)) => {
+                // The epoch we watched is over; its record says how it ended.
+                let runner = describe::get(app, &name).await?.runner.unwrap_or_default();
+                match runner.exit.clone() {
+                    Some(exit) if view::runner::is_ended(&runner) => (Over { exit, runner }, epoch),
+                    _ if again::waits(&runner) => (Over { exit: Exit::default(), runner }, epoch),
+                    _ => return Err(Failure::from_status(&status, &format!("attach to {name}"))),
+                }
+            }
+        };
+        if wish.raw || !(again::waits(&end.runner) || again::may_follow(&end.runner, &end.exit)) {
+            return conclude(&name, &end.exit);
+        }
+        match again::after(app, &end.runner.id, epoch).await? {
+            After::Over(runner) => {
+                if runner.epoch.is_some() && runner.epoch != epoch {
+                    logs::print_all(app, &runner.id).await?;
+                }
+                let gave_up = view::runner::gave_up(&runner);
+                let code = conclude(&name, &runner.exit.unwrap_or(end.exit))?;
+                if gave_up {
+                    view::tell(&format!("its policy has given up; next: stratavore restart {name}"));
+                }
+                return Ok(code);
+            }
+            After::Started(_) => greet = false,
+        }
+    }
+}
+
+/// A start that is over, and the runner as it is then.
+struct Over {
+    exit: Exit,
+    runner: Runner,
+}
+
+/// Attaches until that start is over, or the person leaves. With which epoch it was, where known.
+async fn one_start(
+    app: &App,
+    wish: &Wish,
+    detach_keys: Option<&str>,
+    greet: bool,
+) -> Result<(End, Option<Epoch>)> {
     let detach_keys = detach_keys.unwrap_or(DEFAULT_KEYS);
     let parser = DetachParser::new(detach_keys).map_err(|why| {
         Failure::usage(format!("--detach-keys {detach_keys} cannot be used"))
             .cause(why)
             .next("stratavore attach --help")
     })?;
-    let name = wish.runner.clone();
-    let doing = format!("attach to {name}");
+    let name = &wish.runner;
     let progress = Progress::new(wish.clone());
     let size = raw::window_size();
-    let (wire, first) = Wire::open(app.client()?, &doing, progress.open(size)).await?;
-    let mut session = Session::new(wish.clone(), wire, progress, parser)?;
-    if !wish.raw {
-        view::tell(&format!("attached to {name}; detach: {}", keys_for_people(detach_keys)));
+    let (wire, first) = Wire::open(app.client()?, &format!("attach to {name}"), progress.open(size)).await?;
+    let greeting =
+        (!wish.raw && greet).then(|| format!("attached to {name}; detach: {}", keys_for_people(detach_keys)));
+    if let Some(greeting) = &greeting {
+        view::tell(greeting);
     }
+    let mut session = Session::new(wish.clone(), wire, progress, parser, greeting)?;
     let end = session.run(first).await;
-    drop(session);
-    match end? {
-        End::Detached => {
-            if !wish.raw {
-                view::tell(&format!("detached from {name}; it goes on. next: stratavore attach {name}"));
-            }
-            OK
-        }
-        End::Exited(exit) => conclude(&name, &exit),
-        End::Refused(status) => {
-            // The epoch we watched is over; its record says how it ended.
-            let ended = describe::get(app, &name).await?.runner.unwrap_or_default();
-            match ended.exit {
-                Some(exit) if view::runner::is_ended(&ended) => conclude(&name, &exit),
-                _ => Err(Failure::from_status(&status, &doing)),
-            }
-        }
-    }
+    Ok((end?, session.epoch()))
 }
 
 /// Says how it ended. A command that ended is no failure of ours, however it ended; one that never ran is.

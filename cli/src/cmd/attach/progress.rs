@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Draw {
         data: Bytes,
         continued: bool,
+        /// Of the runner's terminal.
+        size: Option<WindowSize>,
     },
     /// Show bytes; `lost` ones before them can no longer be had.
     Show {
@@ -65,6 +67,11 @@ impl Progress {
     /// Whether what is typed reaches the runner.
     pub(crate) fn drives(&self) -> bool {
         self.driver
+    }
+
+    /// Of the start that is shown.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
     }
 
     /// What opens the stream, the first time or again. Whoever drove takes the wheel back: it is still in the hands
@@ -100,10 +107,10 @@ impl Progress {
                 Step::Ready(ready)
             }
             Some(Message::Snapshot(snapshot)) => {
-                let AttachSnapshot { data, offset, .. } = snapshot;
+                let AttachSnapshot { data, offset, size } = snapshot;
                 self.next = Some(offset);
                 self.drawing = Some(offset);
-                Step::Draw { data, continued: drawing == Some(offset) }
+                Step::Draw { data, continued: drawing == Some(offset), size }
             }
             Some(Message::Output(output)) => self.output(output),
             Some(Message::Driver(driver)) => {
@@ -177,7 +184,7 @@ mod tests {
         let piece = |data: &'static str, offset| {
             message(Message::Snapshot(AttachSnapshot { data: data.into(), offset, size: None }))
         };
-        let draw = |data: &'static str, continued| Step::Draw { data: data.into(), continued };
+        let draw = |data: &'static str, continued| Step::Draw { data: data.into(), continued, size: None };
         let mut progress = progress(false, false);
         assert_eq!(progress.on(piece("a", 5)), draw("a", false));
         assert_eq!(progress.on(piece("b", 5)), draw("b", true));

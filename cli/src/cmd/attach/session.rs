@@ -1,24 +1,22 @@
 //! One attached session: keyboard, terminal, wire and signals in one loop.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use rustix::process::Signal as Number;
-use stratavore_proto::v1::{AttachReady, AttachRequest, AttachResponse, Exit, attach_request};
+use stratavore_proto::v1::{AttachReady, AttachRequest, AttachResponse, Epoch, Exit, attach_request};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::progress::{Progress, Step, Wish};
+use super::screen::Screen;
 use super::wire::{Event, Wire};
-use crate::errors::{Failure, Result};
+use crate::errors::Result;
 use crate::term::detach::DetachParser;
 use crate::term::input::{self, Input, Kind};
-use crate::term::queries::QueryFilter;
-use crate::term::raw::{self, LentTerminal};
+use crate::term::{pane, raw};
 use crate::view;
 
 /// What is typed while the connection is away is kept up to this; more would surprise when it is back.
@@ -56,18 +54,8 @@ pub(crate) struct Session<'a> {
     noticed: bool,
 }
 
-/// Where output goes.
-#[derive(Debug)]
-struct Screen {
-    out: File,
-    err: File,
-    lent: Option<LentTerminal>,
-    queries: QueryFilter,
-    drawn: bool,
-}
-
 impl<'a> Session<'a> {
-    /// A session over an open wire.
+    /// A session over an open wire. The greeting stands on the first picture until something happens.
     ///
     /// # Errors
     /// When stdin or stdout cannot be used.
@@ -76,6 +64,7 @@ impl<'a> Session<'a> {
         wire: Wire<'a>,
         progress: Progress,
         keyboard: DetachParser,
+        greeting: Option<String>,
     ) -> Result<Self> {
         let kind = input::kind();
         let input = match kind {
@@ -83,13 +72,7 @@ impl<'a> Session<'a> {
             Kind::Terminal if wish.raw => Input::Absent,
             _ => Input::open()?,
         };
-        let screen = Screen {
-            out: raw::stdout()?,
-            err: raw::stderr()?,
-            lent: None,
-            queries: QueryFilter::default(),
-            drawn: false,
-        };
+        let screen = Screen::open(greeting)?;
         let keyboard = (kind == Kind::Terminal).then_some(keyboard);
         Ok(Self {
             input_over: matches!(input, Input::Absent),
@@ -106,11 +89,22 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The start that is shown, once it is known.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.progress.epoch()
+    }
+
     /// Runs until it ends; the terminal is given back when the session is dropped.
     ///
     /// # Errors
     /// When the output is closed, or no attempt to reconnect can ever succeed.
     pub(crate) async fn run(&mut self, first: AttachResponse) -> Result<End> {
+        let end = self.until_end(first).await?;
+        self.screen.settle(self.size())?;
+        Ok(end)
+    }
+
+    async fn until_end(&mut self, first: AttachResponse) -> Result<End> {
         let mut resized = signal(SignalKind::window_change())?;
         let mut continued = signal(SignalKind::from_raw(Number::CONT.as_raw()))?;
         if let Some(end) = self.message(first)? {
@@ -128,21 +122,37 @@ impl<'a> Session<'a> {
         let open = self.progress.open(self.size());
         let requests = self.wire.requests().cloned();
         let blocked = requests.is_some() && !self.queue.is_empty();
+        let due = self.screen.next_due();
         let notice_at = self.wire.lost_at().filter(|_| !self.noticed).map(|at| at + NOTICE_AFTER);
         let reading = !self.input_over && (self.keyboard.is_some() || self.queued_bytes < PIPED_AHEAD_BYTES);
         tokio::select! {
             event = self.wire.next(&open) => self.event(event),
             typed = self.input.next(), if reading => self.typed(&typed?),
             () = room(requests.as_ref()), if blocked => Ok(None),
-            _ = resized.recv() => {
-                if let (true, Some(size)) = (self.progress.drives(), self.size()) {
-                    self.queue.push_back(attach_request::Message::Resize(size));
-                }
+            _ = resized.recv() => self.resized(),
+            _ = continued.recv() => self.went_on(),
+            () = sleep_until(notice_at.unwrap_or_else(Instant::now)), if notice_at.is_some() => self.notice(),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                self.screen.due(self.size())?;
                 Ok(None)
             }
-            _ = continued.recv() => self.went_on(),
-            () = sleep_until(notice_at.unwrap_or_else(tokio::time::Instant::now)), if notice_at.is_some() => self.notice(),
         }
+    }
+
+    fn resized(&mut self) -> Result<Option<End>> {
+        match self.size() {
+            Some(size) if self.progress.drives() => {
+                self.screen.forget_greeting()?;
+                self.queue.push_back(attach_request::Message::Resize(size));
+            }
+            // How much of the screen fits has changed.
+            Some(_) if self.screen.is_lent() => {
+                self.progress.redraw();
+                self.wire.reopen();
+            }
+            _ => {}
+        }
+        Ok(None)
     }
 
     fn size(&self) -> Option<stratavore_proto::v1::WindowSize> {
@@ -161,7 +171,12 @@ impl<'a> Session<'a> {
     fn message(&mut self, message: AttachResponse) -> Result<Option<End>> {
         match self.progress.on(message) {
             Step::Ready(ready) => self.ready(&ready)?,
-            Step::Draw { data, continued } => self.screen.draw(&data, continued)?,
+            Step::Draw { data, continued, size } => {
+                // A driver's screen has the size of his window; anybody else's may not fit.
+                let window = self.size();
+                let larger = size.filter(|size| window.is_some_and(|window| pane::is_larger(size, &window)));
+                self.screen.draw(&data, continued, larger.filter(|_| !self.progress.drives()), window)?;
+            }
             Step::Show { data, stderr, lost } => {
                 if lost > 0 && self.wish.raw {
                     view::tell(&format!(
@@ -182,14 +197,13 @@ impl<'a> Session<'a> {
         if std::mem::take(&mut self.noticed) && self.wish.raw {
             view::tell("connected again");
         }
-        if self.wish.raw || !ready.tty || self.screen.lent.is_some() {
+        if self.wish.raw || !ready.tty || self.screen.is_lent() {
             return Ok(());
         }
         if !ready.driver && !ready.driver_name.is_empty() {
             view::tell(&format!("{} drives; you watch", ready.driver_name));
         }
-        self.screen.lent = Some(LentTerminal::lend()?);
-        Ok(())
+        self.screen.lend()
     }
 
     fn typed(&mut self, bytes: &[u8]) -> Result<Option<End>> {
@@ -203,6 +217,7 @@ impl<'a> Session<'a> {
             return Ok(None);
         };
         let typed = keyboard.push(bytes);
+        self.screen.forget_greeting()?;
         // Whoever only watches has no other use for Ctrl-C.
         if typed.detach || (self.wish.observe && typed.forward.contains(&0x03)) {
             return Ok(Some(End::Detached));
@@ -211,8 +226,8 @@ impl<'a> Session<'a> {
         let welcome = self.progress.drives() && !(away && self.queued_bytes >= TYPED_AHEAD_BYTES);
         if welcome {
             self.enqueue(&typed.forward);
-        } else if !typed.forward.is_empty() && self.screen.lent.is_some() {
-            self.screen.out.write_all(b"\x07")?;
+        } else if !typed.forward.is_empty() && self.screen.is_lent() {
+            self.screen.bell()?;
         }
         Ok(None)
     }
@@ -254,8 +269,8 @@ impl<'a> Session<'a> {
 
     /// After a stop (`kill -STOP`, a laptop's sleep) others may have used the terminal.
     fn went_on(&mut self) -> Result<Option<End>> {
-        if let Some(lent) = &self.screen.lent {
-            lent.raw()?;
+        if self.screen.is_lent() {
+            self.screen.raw_again()?;
             self.progress.redraw();
             self.wire.reopen();
         }
@@ -264,13 +279,13 @@ impl<'a> Session<'a> {
 
     fn notice(&mut self) -> Result<Option<End>> {
         self.noticed = true;
-        if self.wish.raw || self.screen.lent.is_none() {
+        if self.wish.raw || !self.screen.is_lent() {
             view::tell("the connection is lost; reconnecting");
             return Ok(None);
         }
         let rows = self.size().map_or(1, |size| size.rows);
         let text = " the connection is lost; reconnecting ";
-        write!(self.screen.out, "\x1b7\x1b[{rows};1H\x1b[0;7m{text}\x1b[0m\x1b8")?;
+        self.screen.overlay(rows, text)?;
         // What it covers comes back with a whole screen.
         self.progress.redraw();
         Ok(None)
@@ -287,32 +302,5 @@ async fn room(requests: Option<&mpsc::Sender<AttachRequest>>) {
             }
         }
         None => std::future::pending().await,
-    }
-}
-
-impl Screen {
-    /// Draws a whole screen; the first one spares what the terminal showed before.
-    fn draw(&mut self, snapshot: &[u8], continued: bool) -> Result<()> {
-        if !std::mem::replace(&mut self.drawn, true)
-            && std::io::stdout().is_terminal()
-            && let Some(size) = raw::window_size()
-        {
-            self.out.write_all(&raw::keep_present_screen(size.rows))?;
-        }
-        if !continued {
-            self.queries = QueryFilter::default();
-        }
-        self.show(snapshot, false)
-    }
-
-    fn show(&mut self, data: &[u8], stderr: bool) -> Result<()> {
-        let Some(lent) = &mut self.lent else {
-            let file = if stderr { &mut self.err } else { &mut self.out };
-            return file.write_all(data).map_err(Failure::from);
-        };
-        let mut out = Vec::with_capacity(data.len());
-        self.queries.push(data, &mut out);
-        lent.set_modes(self.queries.modes());
-        Ok(self.out.write_all(&out)?)
     }
 }
