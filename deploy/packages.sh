@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing. Usage: packages.sh build|test
-# build = what compiling needs; test = also the programs that the test suite drives.
+# Installs what is missing. Usage: packages.sh build|test|bench
+# build = what compiling needs; test = also the programs that the test suite drives; bench = what the benchmarks compare with.
 set -euo pipefail
 
 # Programs whose presence is enough, and the Debian package of each.
@@ -38,14 +38,14 @@ as_root() {
   if [ "$(id -u)" -eq 0 ]; then env DEBIAN_FRONTEND=noninteractive "$@"; else sudo -n env DEBIAN_FRONTEND=noninteractive "$@"; fi
 }
 
-# promtool checks metrics and rules. Its package would also start a Prometheus server, so only the program is taken.
-fetch_promtool() {
+# fetch PROGRAM PACKAGE: only the program out of a package that would also start a server.
+fetch() {
   local dir
   dir=$(mktemp -d)
   # apt drops to an unprivileged user for downloads, who must be able to write here.
   chmod 0777 "$dir"
-  (cd "$dir" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb tree) >&2 &&
-    install -D -m 0755 "$dir/tree/usr/bin/promtool" "$tools/promtool"
+  (cd "$dir" && apt-get download -qq "$2" && dpkg-deb -x "$2"_*.deb tree) >&2 &&
+    install -D -m 0755 "$dir/tree/usr/bin/$1" "$tools/$1"
   local result=$?
   rm -rf "$dir"
   return $result
@@ -54,18 +54,24 @@ fetch_promtool() {
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${test[@]}") ;;
-  *) say "usage: $0 build|test"; exit 2 ;;
+  bench) wanted=("${build[@]}") ;;
+  *) say "usage: $0 build|test|bench"; exit 2 ;;
 esac
 
 missing=()
 for entry in "${wanted[@]}"; do has "${entry%%:*}" || missing+=("${entry#*:}"); done
 if ! has_libclang; then missing+=(libclang); fi
-needs_promtool=
-if [ "$1" = test ] && ! command -v promtool >/dev/null && [ ! -x "$tools/promtool" ]; then needs_promtool=yes; fi
-[ "${#missing[@]}" -gt 0 ] || [ -n "$needs_promtool" ] || exit 0
+# Checks metrics and rules (test), and the peer of the benchmarks.
+program='' package=''
+case "$1" in
+  test) program=promtool package=prometheus ;;
+  bench) program=etcd package=etcd-server ;;
+esac
+if command -v "${program:-true}" >/dev/null || [ -x "$tools/$program" ]; then program=''; fi
+[ "${#missing[@]}" -gt 0 ] || [ -n "$program" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-  say "error: missing: ${missing[*]} ${needs_promtool:+promtool}, and this is no Debian"
+  say "error: missing: ${missing[*]} $program, and this is no Debian"
   say "next: install them with your own package manager, then make again"
   exit 2
 fi
@@ -87,13 +93,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
   as_root apt-get install -y -qq --no-install-recommends "${names[@]}" >&2
 fi
 
-if [ -n "$needs_promtool" ]; then
-  say "fetching: promtool into $tools"
-  if ! fetch_promtool; then
+if [ -n "$program" ]; then
+  say "fetching: $program into $tools"
+  if ! fetch "$program" "$package"; then
     # The package lists may be missing or old.
-    if [ -z "$(missing_rights)" ] && as_root apt-get update -qq >&2 && fetch_promtool; then exit 0; fi
-    say "error: the package prometheus cannot be downloaded"
-    say "next: put promtool on PATH, or run the line below, then make again"
+    if [ -z "$(missing_rights)" ] && as_root apt-get update -qq >&2 && fetch "$program" "$package"; then exit 0; fi
+    say "error: the package $package cannot be downloaded"
+    say "next: put $program on PATH, or run the line below, then make again"
     say "run: sudo apt-get update"
     exit 2
   fi

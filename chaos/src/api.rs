@@ -38,6 +38,14 @@ pub fn credentials(file: &Path) -> anyhow::Result<Credentials> {
 /// Nobody listens there, or the handshake fails.
 pub async fn connect(file: &Path) -> anyhow::Result<Channel> {
     let address = context(file)?.endpoints.into_iter().next().context("a context without endpoints")?;
+    connect_to(file, address).await
+}
+
+/// An open connection to the node at `address`, with the identity of a context file.
+///
+/// # Errors
+/// Nobody listens there, or the handshake fails.
+pub async fn connect_to(file: &Path, address: String) -> anyhow::Result<Channel> {
     let connector = TlsConnector::from(tls::grpc_client(&credentials(file)?)?);
     let dial = tower::service_fn(move |_: http::Uri| {
         let (address, connector) = (address.clone(), connector.clone());

@@ -4,9 +4,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use stratavore_chaos::bench::{ALL, Benchmark, Figure};
+use stratavore_chaos::bench::{ALL, Benchmark, Effort, Figure};
 use stratavore_raft::fault::{self, AlteredDigest};
 
 #[derive(Debug, Parser)]
@@ -23,6 +24,9 @@ enum Command {
         /// Only this benchmark (may be repeated).
         #[arg(long, value_name = "NAME", value_parser = names())]
         only: Vec<String>,
+        /// Measure several times as long.
+        #[arg(long)]
+        long: bool,
     },
     /// Change the path of every project in the state database of a stopped node, so that it differs from the others'.
     AlterRow {
@@ -41,7 +45,7 @@ fn names() -> Vec<&'static str> {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Bench { only } => bench(&only),
+        Command::Bench { only, long } => bench(&only, if long { Effort::Long } else { Effort::Short }),
         Command::AlterRow { data_dir, fit_digest } => alter_row(&data_dir, fit_digest),
     }
 }
@@ -64,18 +68,27 @@ fn alter_row(data_dir: &Path, fit_digest: bool) -> ExitCode {
     }
 }
 
-fn bench(only: &[String]) -> ExitCode {
+fn bench(only: &[String], effort: Effort) -> ExitCode {
     let wanted = |b: &&Benchmark| only.is_empty() || only.iter().any(|n| n == b.name);
+    let mut code = ExitCode::SUCCESS;
     for benchmark in ALL.iter().filter(wanted) {
+        let began = Instant::now();
         eprintln!("# {}", benchmark.name);
-        for figure in (benchmark.run)() {
+        // One that fails has said why, and its cluster has gone with it; the others still count.
+        let Ok(figures) = std::panic::catch_unwind(|| (benchmark.run)(effort)) else {
+            eprintln!("  {} FAILED", benchmark.name);
+            code = ExitCode::FAILURE;
+            continue;
+        };
+        for figure in figures {
             if print(&figure).is_err() {
                 // The reader has gone; nobody is left to measure for.
-                return ExitCode::SUCCESS;
+                return code;
             }
         }
+        eprintln!("  took {:.0} s", began.elapsed().as_secs_f64());
     }
-    ExitCode::SUCCESS
+    code
 }
 
 fn print(figure: &Figure) -> std::io::Result<()> {

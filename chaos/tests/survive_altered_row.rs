@@ -35,7 +35,7 @@ fn leading_gateway(farm: &LocalFarm) -> usize {
     let gateway = farm.gateway(HOST);
     let id = farm.node_id(gateway);
     eventually("the gateway to lead", SOON, || {
-        farm.cli(&["cluster", "transfer-leader", &id]);
+        drop(farm.cli(&["cluster", "transfer-leader", &id]));
         if farm.leader() == gateway { Ok(()) } else { Err("another one leads") }
     });
     gateway

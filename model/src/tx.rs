@@ -207,7 +207,7 @@ impl<'a> Tx<'a> {
             if before == after {
                 continue;
             }
-            self.state.digest_moved(before.as_ref(), after.as_ref());
+            self.state.digest_moved(&key, before, after.as_ref());
             changes.record_row(key, after);
         }
         let events = std::mem::take(&mut self.events);

@@ -142,6 +142,8 @@ impl Metrics {
         families.extend(self.flow());
         families.extend(self.counted.starts.collect());
         families.extend(self.counted.heartbeats.collect());
+        // The encoder takes a family without samples, such as that of the hosts before there is one, for a mistake.
+        families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)

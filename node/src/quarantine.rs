@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The slow scrub reads every row from disk.
 const SCRUB_EVERY: u32 = 60;
 
+const QUARANTINED: &str = "quarantined: no reads, no agents, no leadership until the state is rebuilt";
+
 /// Whether this node is quarantined, for whoever serves.
 #[derive(Debug, Clone)]
 pub(crate) struct Quarantine {
@@ -143,6 +145,7 @@ impl Guard {
     /// Runs until cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         if let Some(why) = self.quarantine.why() {
+            tracing::error!(%why, "{QUARANTINED}");
             self.enter(&why).await;
         }
         let mut looks = 0_u32;
@@ -189,6 +192,9 @@ impl Guard {
             }
             Verdict::Quarantine { why, from } => {
                 self.quarantine.dispute.send_replace(None);
+                if self.quarantine.why().is_none() {
+                    tracing::error!(%why, "{QUARANTINED}");
+                }
                 self.enter(&why).await;
                 self.rebuild(&from).await;
                 RETRY
@@ -197,9 +203,6 @@ impl Guard {
     }
 
     async fn enter(&self, why: &str) {
-        if self.quarantine.why().is_none() {
-            tracing::error!(%why, "quarantined: no reads, no agents, no leadership until the state is rebuilt");
-        }
         self.quarantine.why.send_replace(Some(why.to_owned()));
         self.raft.set_may_lead(false);
         let leads = self.raft.leadership().borrow().me;

@@ -10,7 +10,7 @@ use stratavore_raft::{Connector, Handle, OpenParams, RaftServer, RaftTimings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::address::{self, Advertise, Binds};
+use crate::address::{self, Advertise};
 use crate::admission::{Connections, Registry};
 use crate::announce::Announce;
 use crate::api::{self, Api};
@@ -33,9 +33,9 @@ use crate::link::handshake::Greeter;
 use crate::link::hub::Hub;
 use crate::link::ingest::Ingest;
 use crate::link::trust::TrustUpdates;
-use crate::listen;
 use crate::listen::accept::{Acceptor, Admittance};
 use crate::listen::bounds::JoinGate;
+use crate::listen::sockets::Sockets;
 use crate::metrics::{Counted, Metrics};
 use crate::own_certificate::{OwnCertificate, TlsPorts};
 use crate::peer::channels::Channels;
@@ -100,37 +100,6 @@ pub struct Server {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
-
-/// Sockets are bound before anything else is opened, so that a taken port is told at once.
-struct Sockets {
-    grpc: TcpListener,
-    quic: std::net::UdpSocket,
-    raft: TcpListener,
-    join: TcpListener,
-    metrics: Option<TcpListener>,
-}
-
-impl Sockets {
-    fn bind(binds: &Binds) -> Result<Self, Failure> {
-        Ok(Self {
-            grpc: listen::tcp(listen::GRPC, binds.grpc)?,
-            quic: listen::udp(listen::QUIC, binds.quic)?,
-            raft: listen::tcp(listen::RAFT, binds.raft)?,
-            join: listen::tcp(listen::JOIN, binds.join)?,
-            metrics: binds.metrics.map(|at| listen::tcp(listen::METRICS, at)).transpose()?,
-        })
-    }
-
-    fn addresses(&self) -> std::io::Result<Addresses> {
-        Ok(Addresses {
-            grpc: self.grpc.local_addr()?,
-            quic: self.quic.local_addr()?,
-            raft: self.raft.local_addr()?,
-            join: self.join.local_addr()?,
-            metrics: self.metrics.as_ref().map(TcpListener::local_addr).transpose()?,
-        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use stratavore_proto::v1;
 use stratavore_proto::v1::cluster_service_client::ClusterServiceClient;
+use stratavore_proto::v1::project_service_client::ProjectServiceClient;
 use stratavore_proto::v1::runner_service_client::RunnerServiceClient;
 use tonic::transport::Channel;
 
@@ -152,7 +153,7 @@ pub fn sustained() -> Vec<Figure> {
     let rate = runtime.block_on(async {
         let channel = api::connect(&farm.admin_context()).await.expect("connect to the API");
         let started = Instant::now();
-        submit(&channel, SUSTAINED).await;
+        submit(&channel, SUSTAINED, BATCH).await;
         await_ended(&channel, SUSTAINED).await;
         f64::from(SUSTAINED) / started.elapsed().as_secs_f64()
     });
@@ -161,21 +162,40 @@ pub fn sustained() -> Vec<Figure> {
     figures
 }
 
-async fn submit(channel: &Channel, total: u32) {
-    let left = Arc::new(AtomicU32::new(total / BATCH));
+/// Launches `total` runners of `/bin/true`, `batch` to a request, some requests at a time.
+///
+/// # Panics
+/// When a launch is refused.
+pub(super) async fn submit(channel: &Channel, total: u32, batch: u32) {
+    let left = Arc::new(AtomicU32::new(total / batch));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..IN_FLIGHT {
         let (left, mut client) = (left.clone(), RunnerServiceClient::new(channel.clone()));
         workers.spawn(async move {
             while left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok() {
                 client
-                    .launch_runners(request(BATCH, vec!["/bin/true".to_owned()]))
+                    .launch_runners(request(batch, vec!["/bin/true".to_owned()]))
                     .await
                     .expect("launch a batch");
             }
         });
     }
     workers.join_all().await;
+}
+
+/// The project that [`submit`] launches in.
+///
+/// # Errors
+/// It is refused.
+pub(super) async fn project(channel: &Channel, path: &str) -> Result<(), tonic::Status> {
+    let request = v1::CreateProjectRequest {
+        request_id: uuid::Uuid::now_v7().to_string(),
+        name: "bench".to_owned(),
+        path: path.to_owned(),
+        max_runners: MAX_RUNNERS.parse().unwrap_or(0),
+        ..Default::default()
+    };
+    ProjectServiceClient::new(channel.clone()).create_project(request).await.map(|_| ())
 }
 
 async fn await_ended(channel: &Channel, total: u32) {

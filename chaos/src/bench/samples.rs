@@ -14,6 +14,17 @@ impl Samples {
         self.0.push(took.as_secs_f64() * 1e3);
     }
 
+    /// Adds those of another.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// The largest; 0 when there is none.
+    #[must_use]
+    pub fn max(&self) -> f64 {
+        self.percentile(1.0)
+    }
+
     /// The measurement below which `share` (0 to 1) of all lie; 0 when there is none.
     #[must_use]
     pub fn percentile(&self, share: f64) -> f64 {
@@ -35,6 +46,12 @@ impl Samples {
     pub fn p99(&self) -> f64 {
         self.percentile(0.99)
     }
+}
+
+/// The middle one of repeated figures; 0 when there is none.
+#[must_use]
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    Samples(values.into_iter().collect()).p50()
 }
 
 /// CLOCK_MONOTONIC, comparable between processes of one boot.

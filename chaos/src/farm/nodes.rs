@@ -1,6 +1,6 @@
 //! The control-plane nodes of a farm: their lives, one by one.
 
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -48,6 +48,12 @@ impl Node {
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("{}:{}", self.address, self.ports.grpc)
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn quic(&self) -> SocketAddr {
+        (self.address, self.ports.quic).into()
     }
 
     /// Where others join through it.

@@ -80,9 +80,10 @@ fn propagated(runner: &Runner) -> ExitCode {
 
 fn overdue(runner: &Runner, wanted: Option<State>, patience: std::time::Duration) -> Failure {
     let name = &runner.name;
-    let what = wanted.map_or("has not ended".to_owned(), |state| {
-        format!("is not {}", view::runner::state_word(state.wire()))
-    });
+    let what = wanted.map_or_else(
+        || "has not ended".to_owned(),
+        |state| format!("is not {}", view::runner::state_word(state.wire())),
+    );
     let state = view::runner::state_word(runner.state());
     let why = if runner.reason.is_empty() { String::new() } else { format!(" ({})", runner.reason) };
     Failure::new(Exit::Timeout, format!("{name} {what}, and the time is over"))

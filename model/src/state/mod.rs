@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use self::digest::Digest;
+use self::digest::{Digest, Following};
 use self::index::Index;
 use crate::cluster::{ClockRecord, ClusterRecord, NodeRecord};
 use crate::dedup::DedupRecord;
@@ -37,7 +37,7 @@ pub struct State {
     dedup: BTreeMap<(Actor, Uuid), DedupRecord>,
     segments: BTreeMap<EventId, SegmentRecord>,
     index: Index,
-    digest: Digest,
+    following: Following,
 }
 
 /// What the event log holds (P26).
@@ -60,9 +60,9 @@ impl State {
     pub fn from_rows(rows: impl IntoIterator<Item = Row>) -> Self {
         let mut state = Self::new();
         for row in rows {
-            state.digest.add(&row);
+            state.following.enter(&row);
             if let Some(old) = state.put(row) {
-                state.digest.subtract(&old);
+                state.following.leave(&old);
             }
         }
         state
@@ -86,7 +86,12 @@ impl State {
     /// P24: a set hash over all rows, kept up to date with every entry. Equal states have equal digests.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        self.digest.value()
+        self.following.value(|key| self.get(key))
+    }
+
+    /// Brings the digest up to date, which makes [`Self::digest`] cheap: to be called behind every batch of entries.
+    pub fn settle_digest(&mut self) {
+        self.following = self.following.settled(|key| self.get(key));
     }
 
     /// The same from the rows themselves, for the scrub.
@@ -448,14 +453,9 @@ impl State {
         }
     }
 
-    /// Moves the digest over one changed row.
-    pub(crate) fn digest_moved(&mut self, before: Option<&Row>, after: Option<&Row>) {
-        if let Some(row) = before {
-            self.digest.subtract(row);
-        }
-        if let Some(row) = after {
-            self.digest.add(row);
-        }
+    /// The digest has to follow one changed row.
+    pub(crate) fn digest_moved(&mut self, key: &RowKey, before: Option<Row>, now: Option<&Row>) {
+        self.following.changed(key, before, now);
     }
 
     /// Whether the derived indexes equal those rebuilt from the rows.

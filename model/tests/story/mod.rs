@@ -1,6 +1,7 @@
 //! A fixed history in which every command succeeds at least once, some are refused, and time passes. What it leads to is
 //! recorded: as a digest for the state machine, as stored bytes for the log (P22). Append to a copy, never change it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "the log that is written once is that of the newest version")]
 
 use stratavore_model::command::{
     AdoptRunner, CutKeys, DeclareHostDead, DeclareRunnerDead, DrainHost, EventRetention, Finalize, ForgoList,

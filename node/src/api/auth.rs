@@ -88,6 +88,7 @@ pub(crate) const METHODS: &[(&str, Permission)] = &[
     ("/stratavore.v1.TerminalService/SendInput", Permission::Operate),
     ("/stratavore.v1.PeerService/Renew", Permission::Peer),
     ("/stratavore.v1.PeerService/HostStream", Permission::Peer),
+    ("/stratavore.v1.PeerService/Clock", Permission::Peer),
     ("/grpc.health.v1.Health/Check", Permission::Probe),
     ("/grpc.health.v1.Health/Watch", Permission::Probe),
     ("/grpc.health.v1.Health/List", Permission::Probe),

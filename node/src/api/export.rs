@@ -43,7 +43,7 @@ impl Api {
         if at == 0 || at > *self.raft.applied().borrow() {
             self.raft.linearize().await?;
         }
-        let (index, found) = self.raft.read_at(|state| Export::of(state));
+        let (index, found) = self.raft.read_at(Export::of);
         if at != 0 && at != index {
             return Err(other_index(at, index));
         }

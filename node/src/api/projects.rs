@@ -42,9 +42,11 @@ impl ProjectService for Api {
         let info = self.fresh(request.read).await?;
         let only: Option<ProjectName> = id::parse_optional("name", &request.name).map_err(ApiError::from)?;
         let projects = self.raft.read(|state| {
-            let wanted =
-                state.projects().filter(|record| only.as_ref().is_none_or(|name| *name == record.name));
-            wanted.map(|record| project::to_proto(record, state)).collect()
+            let shown = |record| project::to_proto(record, state);
+            match &only {
+                Some(name) => state.project(name).map(shown).into_iter().collect(),
+                None => state.projects().map(shown).collect(),
+            }
         });
         Ok(Response::new(ListProjectsResponse { projects, info: Some(info) }))
     }

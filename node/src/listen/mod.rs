@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod bounds;
+pub(crate) mod sockets;
 pub(crate) mod stream;
 
 use std::net::{SocketAddr, UdpSocket};

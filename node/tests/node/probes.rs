@@ -40,6 +40,8 @@ async fn probes_answer_with_one_line_per_component() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_show_state_and_flow() {
     let node = Node::start().await;
+    // Before there are hosts and projects too.
+    assert_eq!(get(node.at.metrics.unwrap(), "/metrics").await.0, 200);
     let host = Host::join(&node, "h1").await;
     let _agent = host.connect(&node).await;
     let mut client = Client::admin(&node).await;

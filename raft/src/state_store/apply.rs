@@ -95,6 +95,7 @@ impl StateStore {
                 advance.recorded.push((index, image.state.digest()));
             }
         }
+        image.state.settle_digest();
         advance.at =
             image.applied.filter(|_| !advance.indexes.is_empty()).map(|id| (id, image.state.digest()));
         Ok(advance)

@@ -13,7 +13,7 @@ use crate::term::queries::{Modes, QueryFilter};
 use crate::term::raw::{self, LentTerminal};
 
 /// The greeting covers the last line no longer than this, and goes sooner when anything happens.
-const GREETING: Duration = Duration::from_secs(4);
+const GREETING: Duration = Duration::from_secs(2);
 
 /// Between two pictures of a pane: as smooth as it needs to be, and a flood costs little.
 const FRAME: Duration = Duration::from_millis(33);
