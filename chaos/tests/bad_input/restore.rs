@@ -36,7 +36,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 /// The same backup, saying of itself that it is of a cluster version that nobody knows yet.
 fn of_a_newer_version(backup: &[u8]) -> Vec<u8> {
     let head = backup.iter().position(|byte| *byte == b'\n').expect("a magic line") + 1;
-    let length = u32::from_le_bytes(backup[head..head + 4].try_into().unwrap()) as usize;
+    let length = u32::from_le_bytes(backup[head..head + 4].try_into().expect("four bytes")) as usize;
     let (body, mut newer) = (head + 8..head + 8 + length, backup.to_vec());
     // Field 7, the version, before field 8, the node.
     let is_version = |two: &[u8]| two[0] == 0x38 && two[2] == 0x40;
