@@ -8,7 +8,12 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use stratavore_chaos::bench::{ALL, Benchmark, Effort, Figure};
+use stratavore_chaos::processes::kill_descendants;
 use stratavore_raft::fault::{self, AlteredDigest};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// As shells report an end by SIGINT.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Debug, Parser)]
 #[command(name = "stratavore-chaos", version, about = "Measures and breaks the real programs from outside")]
@@ -43,6 +48,25 @@ fn names() -> Vec<&'static str> {
     ALL.iter().map(|b| b.name).collect()
 }
 
+/// Whoever is told to end takes its clusters along.
+fn end_with_children() {
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        });
+        kill_descendants();
+        std::process::exit(INTERRUPTED);
+    });
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Bench { only, long } => bench(&only, if long { Effort::Long } else { Effort::Short }),
@@ -69,6 +93,7 @@ fn alter_row(data_dir: &Path, fit_digest: bool) -> ExitCode {
 }
 
 fn bench(only: &[String], effort: Effort) -> ExitCode {
+    end_with_children();
     let wanted = |b: &&Benchmark| only.is_empty() || only.iter().any(|n| n == b.name);
     let mut code = ExitCode::SUCCESS;
     for benchmark in ALL.iter().filter(wanted) {

@@ -156,6 +156,23 @@ pub fn kill_family_of(text: &str) {
     }
 }
 
+/// SIGKILL for everything that this process has started and that is still below it.
+pub fn kill_descendants() {
+    let everything = all();
+    let mut family = BTreeSet::from([i32::try_from(std::process::id()).unwrap_or(0)]);
+    loop {
+        let before = family.len();
+        let children: Vec<i32> =
+            everything.iter().filter(|p| family.contains(&p.parent)).map(|p| p.pid).collect();
+        family.extend(children);
+        if family.len() == before {
+            break;
+        }
+    }
+    // This process is not in its own list.
+    everything.iter().filter(|p| family.contains(&p.pid)).for_each(|p| signal(p.pid, Signal::KILL));
+}
+
 /// Memory of one process in KiB: (VmRSS, Pss); zeros when it is gone.
 #[must_use]
 pub fn memory_kib(pid: i32) -> (u64, u64) {

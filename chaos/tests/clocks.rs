@@ -55,6 +55,12 @@ fn p4_a_leader_whose_clock_is_an_hour_off_hands_leadership_over_and_moves_no_tim
         for through in 0..3 {
             farm.cli_through(through, &["new", &format!("by-{through}"), "--path", "/tmp"]).ok();
         }
+        let off = |event: &serde_json::Value| event["type"] == "node.clock_off";
+        eventually(
+            "the event",
+            SOON,
+            || if farm.events().iter().any(off) { Ok(()) } else { Err("not told") },
+        );
         let moved = events_ahead_ms(&farm);
         assert!(moved.abs() < 60_000, "the cluster's time is {moved} ms ahead");
     }

@@ -87,6 +87,7 @@ fn p24_altered_rows_are_found_by_the_comparison_quarantined_and_rebuilt_from_a_p
 
     std::fs::remove_file(obstacle).expect("clear the way");
     is_sound_again(&mut farm, bad);
+    is_told(&farm, &bad_id);
     assert_eq!(farm.pid_of(&runner), pid);
     farm.cli_until_ok(&["cluster", "transfer-leader", &bad_id]);
     assert_eq!(farm.launch("demo", &[], &["true"])["project"], "demo");
@@ -115,6 +116,18 @@ fn is_shown_and_serves_nothing(farm: &LocalFarm, bad: usize, healthy: usize) {
     // With the other endpoints at hand nobody notices.
     let paths = farm.cli(&["projects", "-o", "json"]).ok().items("ProjectList");
     assert!(paths.iter().all(|project| !text(project, "path").contains("altered")), "{paths:?}");
+}
+
+/// History has it, in order.
+fn is_told(farm: &LocalFarm, bad_id: &str) {
+    eventually("the events", SOON, || {
+        let start = format!("node {bad_id}: ");
+        let about = |event: &Value| event["reason"].as_str().is_some_and(|reason| reason.starts_with(&start));
+        let events = farm.events();
+        let told: Vec<_> =
+            events.iter().filter(|event| about(event)).map(|event| text(event, "type")).collect();
+        if told == ["node.quarantined", "node.rebuilt"] { Ok(()) } else { Err(format!("{told:?}")) }
+    });
 }
 
 fn is_sound_again(farm: &mut LocalFarm, bad: usize) {

@@ -170,6 +170,7 @@ fn may(actor: &Actor, command: &Command) -> bool {
         | Command::ForgoList(_)
         | Command::CutKeys(_)
         | Command::Trim(_) => *actor == Actor::System,
+        Command::NoteNode(note) => *actor == Actor::Node(note.node),
         Command::Report(report) => *actor == Actor::Host(report.host),
         Command::HostConnect(connect) => *actor == Actor::Host(connect.host),
         Command::RedeemToken(_) => matches!(actor, Actor::Node(_) | Actor::System),
@@ -285,6 +286,7 @@ fn dispatch(tx: &mut Tx<'_>, command: &Command) -> Verdict {
         Command::ReserveNode(command) => command.apply(tx),
         Command::CutKeys(command) => command.apply(tx),
         Command::AdoptRunner(command) => command.apply(tx),
+        Command::NoteNode(command) => command.apply(tx),
         // `may` lets none through; its entries are applied one by one.
         Command::Batch(_) => Err(Rejected::new(Code::NotAllowed, "a batch holds no batch", "")),
     }
@@ -294,7 +296,7 @@ fn dispatch(tx: &mut Tx<'_>, command: &Command) -> Verdict {
 mod tests {
     use super::*;
     use crate::RunnerId;
-    use crate::command::{Launch, SetQuota};
+    use crate::command::{Kill, Launch, Selector, SetQuota};
     use crate::lab::{Lab, admin, written};
     use crate::time::DAY_MS;
     use uuid::Uuid;
@@ -316,9 +318,8 @@ mod tests {
     ) -> Outcome {
         let mut tx = Tx::begin(state, at, entry, *counters);
         // Half of a command's work, over every index, and then the defect.
-        let selector = crate::command::Selector::All;
-        let killed = dispatch(&mut tx, &Command::Kill(crate::command::Kill { selector, force: true }));
-        assert!(killed.is_ok());
+        let kill = Kill { selector: Selector::All, force: true };
+        assert!(dispatch(&mut tx, &Command::Kill(kill)).is_ok());
         dispatch(&mut tx, &quota("web", 99)).ok();
         panic!("the defect that P23 is about");
     }
@@ -337,8 +338,7 @@ mod tests {
         let at = LogPosition { index: lab.index + 1, term: lab.term };
         let outcome = guarded(&mut lab.state, &mut changes, at, &entry, &mut counters, panicking);
         assert_eq!(outcome.reply.rejected().unwrap().code, Code::InternalError);
-        assert_eq!(outcome.events.len(), 1);
-        assert_eq!(outcome.events[0].kind, EventKind::SystemAlert);
+        assert!(matches!(&outcome.events[..], [event] if event.kind == EventKind::SystemAlert));
         // Nothing but the clock and the count of that one event differs.
         let touched: Vec<_> = changes.rows().map(|change| change.table).collect();
         assert_eq!(touched, [crate::Table::Clock, crate::Table::Segment]);

@@ -76,6 +76,12 @@ kinds! {
     UserJoined = "user.joined",
     NodeJoined = "node.joined",
     NodeRemoved = "node.removed",
+    /// Its state is not the majority's: it serves nothing (P24).
+    NodeQuarantined = "node.quarantined",
+    /// It took another node's state (P24).
+    NodeRebuilt = "node.rebuilt",
+    /// Its clock is off the other voters' (P4).
+    NodeClockOff = "node.clock_off",
     /// For the node that a restore of a backup will be (P18).
     NodeReserved = "node.reserved",
     /// Keys that were removed in history that a backup does not have (P30).

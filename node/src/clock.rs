@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use stratavore_model::command::NodeNote;
 use stratavore_model::{Millis, NodeId};
 use stratavore_proto::v1::ClockRequest;
 use stratavore_proto::v1::peer_service_client::PeerServiceClient;
@@ -15,6 +16,7 @@ use stratavore_raft::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::id;
+use crate::notes::Notes;
 use crate::peer::channels::Channels;
 
 /// P4: farther than this from the voters' median a clock is off.
@@ -164,11 +166,13 @@ impl ClockWatch {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut leadership = self.raft.leadership();
         let mut was_off = false;
+        let mut notes = Notes::new(self.node, self.raft.clone());
         loop {
             leadership.mark_unchanged();
             let round = async {
                 let known = self.ask().await;
-                was_off = self.judge(was_off).await;
+                was_off = self.judge(was_off, &mut notes).await;
+                notes.tell().await;
                 if known { PERIOD } else { RETRY }
             };
             let pause = tokio::select! {
@@ -211,12 +215,13 @@ impl ClockWatch {
     }
 
     /// Says what has changed, and hands leadership over while this clock is off. Whether it is.
-    async fn judge(&self, was_off: bool) -> bool {
+    async fn judge(&self, was_off: bool, notes: &mut Notes) -> bool {
         let off = self.clock.ahead_ms().filter(|ahead| is_off(*ahead));
         match off {
             Some(ahead) if !was_off => {
                 let by = described(ahead);
                 tracing::error!(clock = %by, "this machine's clock is off the other voters': set it");
+                notes.add(NodeNote::ClockOff, format!("its clock is {by} the others'"));
             }
             None if was_off => tracing::info!("this machine's clock is right again"),
             _ => {}

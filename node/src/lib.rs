@@ -35,6 +35,7 @@ mod life;
 mod link;
 mod listen;
 mod metrics;
+mod notes;
 mod own_certificate;
 mod peer;
 mod propose;

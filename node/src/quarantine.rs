@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use stratavore_model::NodeId;
+use stratavore_model::command::NodeNote;
 use stratavore_raft::{DigestReport, Handle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::link::hub::{Cut, Hub};
+use crate::notes::Notes;
 
 /// Digests are cheap to compare, and rows do not rot by the second.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -22,8 +24,6 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// The slow scrub reads every row from disk.
 const SCRUB_EVERY: u32 = 60;
-
-const QUARANTINED: &str = "quarantined: no reads, no agents, no leadership until the state is rebuilt";
 
 /// Whether this node is quarantined, for whoever serves.
 #[derive(Debug, Clone)]
@@ -133,6 +133,11 @@ impl Seen {
     }
 }
 
+fn begin(notes: &mut Notes, why: &str) {
+    tracing::error!(%why, "quarantined: no reads, no agents, no leadership until the state is rebuilt");
+    notes.add(NodeNote::Quarantined, why.to_owned());
+}
+
 /// The loop of one node.
 pub(crate) struct Guard {
     pub(crate) node: NodeId,
@@ -144,15 +149,16 @@ pub(crate) struct Guard {
 impl Guard {
     /// Runs until cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
+        let mut notes = Notes::new(self.node, self.raft.clone());
         if let Some(why) = self.quarantine.why() {
-            tracing::error!(%why, "{QUARANTINED}");
+            begin(&mut notes, &why);
             self.enter(&why).await;
         }
         let mut looks = 0_u32;
         loop {
             let pause = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                pause = self.look(looks) => pause,
+                pause = self.look(looks, &mut notes) => pause,
             };
             // The hurried looks in between do not bring the scrub forward.
             looks = looks.wrapping_add(u32::from(pause == PERIOD));
@@ -163,7 +169,13 @@ impl Guard {
         }
     }
 
-    async fn look(&self, looks: u32) -> Duration {
+    async fn look(&self, looks: u32, notes: &mut Notes) -> Duration {
+        let pause = self.compare(looks, notes).await;
+        notes.tell().await;
+        pause
+    }
+
+    async fn compare(&self, looks: u32, notes: &mut Notes) -> Duration {
         if looks % SCRUB_EVERY == SCRUB_EVERY - 1
             && let Err(error) = self.raft.scrub().await
         {
@@ -193,10 +205,10 @@ impl Guard {
             Verdict::Quarantine { why, from } => {
                 self.quarantine.dispute.send_replace(None);
                 if self.quarantine.why().is_none() {
-                    tracing::error!(%why, "{QUARANTINED}");
+                    begin(notes, &why);
                 }
                 self.enter(&why).await;
-                self.rebuild(&from).await;
+                self.rebuild(&from, notes).await;
                 RETRY
             }
         }
@@ -214,12 +226,13 @@ impl Guard {
         }
     }
 
-    async fn rebuild(&self, from: &[NodeId]) {
+    async fn rebuild(&self, from: &[NodeId], notes: &mut Notes) {
         for peer in from {
             match self.raft.rebuild_state_from(*peer).await {
                 Ok(index) => {
                     self.quarantine.rebuilds.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(index, %peer, "the state was rebuilt from a peer");
+                    notes.add(NodeNote::Rebuilt, format!("it has the state of node {peer} at index {index}"));
                     return;
                 }
                 Err(error) => tracing::warn!(%peer, %error, "no state from this peer"),

@@ -2,10 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+/// More than an identity ever takes: two paths of at most 4 KiB would, but ours are a tenth of that.
+const BLOCK_BYTES: u64 = 4096;
 
 /// File a living shim holds locked; the kernel lets go of it when the shim dies, whatever the way.
 #[must_use]
@@ -64,12 +69,21 @@ impl Identity {
     }
 }
 
-/// Makes the still empty file: nobody has run here.
+/// Makes the still empty file, which says that nobody has run here, and takes its block: a disk that runs full later
+/// cannot stop a start half-way.
 ///
 /// # Errors
 /// As the file system says.
 pub fn reserve(dir: &Path) -> io::Result<()> {
-    open(dir).map(drop)
+    let file = open(dir)?;
+    if file.metadata()?.blocks() > 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, BLOCK_BYTES) {
+        // Not every file system can reserve; there a full disk makes the start fail.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn open(dir: &Path) -> io::Result<File> {

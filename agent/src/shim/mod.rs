@@ -233,6 +233,7 @@ struct Prepared {
 
 /// Nothing has run when this fails, so nothing has ended.
 fn prepare(order: &Order, dir: &Path) -> io::Result<Prepared> {
+    identity::reserve(dir)?;
     Ok(Prepared {
         deadline: Deadline::arm(order.lease.unwrap_or_default(), order.kill_grace_ms, dir)?,
         reserved: Reserved::create(dir)?,

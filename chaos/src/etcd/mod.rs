@@ -73,7 +73,14 @@ impl EtcdCluster {
         let all: Vec<String> = self.members.iter().enumerate().map(peer).collect();
         let Ports { grpc, raft, .. } = self.members[at].ports;
         let mut command = Command::new("etcd");
-        command.env_clear().arg("--name").arg(name(at)).arg("--data-dir").arg(self.data(at));
+        // Nothing of the caller but where the program is: its flags can also come from variables.
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .arg("--name")
+            .arg(name(at))
+            .arg("--data-dir")
+            .arg(self.data(at));
         for flag in ["--listen-client-urls", "--advertise-client-urls"] {
             command.arg(flag).arg(url(grpc));
         }

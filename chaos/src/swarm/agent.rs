@@ -42,6 +42,8 @@ pub(super) struct Agent {
 /// What is on the host.
 #[derive(Debug, Default)]
 struct Known {
+    /// A lease was granted once.
+    granted: bool,
     /// Highest state index seen (P14).
     seen: Option<v1::Epoch>,
     runners: BTreeMap<(String, u64), v1::Observation>,
@@ -54,7 +56,7 @@ impl Agent {
         loop {
             let wish = *wishes.borrow_and_update();
             let (link, _) = self.dial(self.node(wish), &known).await;
-            if self.keep(link, &mut wishes, &mut known).await.is_err() {
+            if self.keep(link, wish, &mut wishes, &mut known).await.is_err() {
                 Counters::add(&self.counters.lost);
             }
         }
@@ -88,10 +90,10 @@ impl Agent {
     async fn keep(
         &self,
         mut link: Link,
+        mut wish: Wish,
         wishes: &mut watch::Receiver<Wish>,
         known: &mut Known,
     ) -> anyhow::Result<()> {
-        let mut wish = *wishes.borrow();
         let mut due = Instant::now() + share(wish.renew.min(Duration::from_secs(1)));
         if let Some(first) = link.first.take() {
             self.ordered(&mut link, first, known).await?;
@@ -144,7 +146,12 @@ impl Agent {
 
     async fn take(&self, link: &mut Link, message: Down, known: &mut Known) -> anyhow::Result<()> {
         match message {
-            Down::Grant(_) => Counters::add(&self.counters.grants),
+            Down::Grant(_) => {
+                Counters::add(&self.counters.grants);
+                if !std::mem::replace(&mut known.granted, true) {
+                    Counters::add(&self.counters.ready);
+                }
+            }
             Down::Desired(desired) => return self.ordered(link, desired, known).await,
             Down::ObservedAck(ack) => known.acknowledged(ack),
             Down::Refused(refused) => anyhow::bail!("refused: {}", refused.code),

@@ -7,8 +7,8 @@ pub mod link;
 pub mod socket;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -23,6 +23,10 @@ use link::Host;
 /// than their connections.
 const AGENTS_PER_SOCKET: usize = 64;
 
+/// Agents are started as hosts that boot one after the other: a thousand a second.
+const STARTED_AT_ONCE: usize = 50;
+const START_PAUSE: Duration = Duration::from_millis(50);
+
 /// Between two looks of [`Swarm::until`].
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -36,8 +40,10 @@ pub enum Behaviour {
 }
 
 /// What an agent counts, over all of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Counters {
+    /// Agents that have held a grant.
+    pub ready: AtomicU64,
     /// Links that were welcomed.
     pub welcomed: AtomicU64,
     /// Renewals sent.
@@ -52,8 +58,23 @@ pub struct Counters {
     pub starts: AtomicU64,
     /// Moves to another node that ended with an answered renewal there.
     pub moved: AtomicU64,
-    /// Of the newest such moves: how long each took from the wish, in microseconds, and the handshake of it.
-    pub moves: std::sync::Mutex<Vec<Moved>>,
+    /// Those moves.
+    pub moves: Mutex<Vec<Moved>>,
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters")
+            .field("ready", &self.ready)
+            .field("welcomed", &self.welcomed)
+            .field("renewals", &self.renewals)
+            .field("grants", &self.grants)
+            .field("lost", &self.lost)
+            .field("refused", &self.refused)
+            .field("starts", &self.starts)
+            .field("moved", &self.moved)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One move to another node.
@@ -125,9 +146,12 @@ impl Swarm {
                 counters: swarm.counters.clone(),
             };
             swarm.tasks.spawn(agent.run(swarm.wish.subscribe()));
+            if at % STARTED_AT_ONCE == STARTED_AT_ONCE - 1 {
+                tokio::time::sleep(START_PAUSE).await;
+            }
         }
         let agents = swarm.agents as u64;
-        swarm.until("all agents hold a grant", bound, |c| Counters::read(&c.grants) >= agents).await?;
+        swarm.until("all agents to hold a grant", bound, |c| Counters::read(&c.ready) >= agents).await?;
         Ok(swarm)
     }
 

@@ -149,7 +149,7 @@ mod tests {
         terminal.process(b"old text that must go\r\nand more");
         terminal.process(&pane.paint(window));
         let screen = terminal.screen();
-        let rows = screen.rows(0, side(window.cols)).collect();
+        let rows = screen.rows(0, side(window.cols)).map(|row| row.trim_end().to_owned()).collect();
         (rows, screen.cursor_position())
     }
 
@@ -191,7 +191,7 @@ mod tests {
         let mut terminal = emulator((2, 5));
         terminal.process(&pane.paint(&window));
         let screen = terminal.screen();
-        assert_eq!(screen.rows(0, 5).next().unwrap(), "red");
+        assert_eq!(screen.rows(0, 5).next().unwrap().trim_end(), "red");
         let cell = screen.cell(0, 0).unwrap();
         assert!(cell.bold() && cell.fgcolor() == vt100::Color::Idx(1));
     }

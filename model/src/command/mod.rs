@@ -21,6 +21,7 @@ mod kill;
 mod label_host;
 mod launch;
 mod lease_bounded;
+mod note_node;
 mod raise_incarnation;
 mod redeem_token;
 mod register_key;
@@ -59,6 +60,7 @@ pub use kill::{Kill, Selector};
 pub use label_host::LabelHost;
 pub use launch::{LAUNCH_COUNT_MAX, Launch};
 pub use lease_bounded::LeaseBounded;
+pub use note_node::{NodeNote, NoteNode};
 pub use raise_incarnation::RaiseIncarnation;
 pub use redeem_token::{Joiner, RedeemToken};
 pub use register_key::RegisterKey;
@@ -119,6 +121,7 @@ pub enum Command {
     ReserveNode(ReserveNode),
     CutKeys(CutKeys),
     AdoptRunner(AdoptRunner),
+    NoteNode(NoteNode),
     /// Many proposals in one entry, each with its own actor and answer; one refused harms no other. Not nested.
     Batch(Vec<Entry>),
 }
@@ -131,6 +134,9 @@ pub const FENCES_SINCE: u32 = 2;
 
 /// The cluster version of restart policies.
 pub const RESTARTS_SINCE: u32 = 3;
+
+/// The cluster version of what nodes note about themselves.
+pub const NOTES_SINCE: u32 = 3;
 
 /// The cluster version of backups that agents follow by themselves.
 pub const RESTORE_SINCE: u32 = 3;
@@ -178,6 +184,7 @@ impl Command {
             Self::ReserveNode(_) => "reserve_node",
             Self::CutKeys(_) => "cut_keys",
             Self::AdoptRunner(_) => "adopt_runner",
+            Self::NoteNode(_) => "note_node",
             Self::Batch(_) => "batch",
         }
     }
@@ -195,6 +202,7 @@ impl Command {
             | Self::DrainHost(_)
             | Self::SetMaintenance(_) => FENCES_SINCE,
             Self::ReserveNode(_) | Self::CutKeys(_) | Self::AdoptRunner(_) => RESTORE_SINCE,
+            Self::NoteNode(_) => NOTES_SINCE,
             _ => 1,
         }
     }
@@ -248,6 +256,7 @@ impl Command {
             | Self::ForgoList(_)
             | Self::ReserveNode(_)
             | Self::CutKeys(_)
+            | Self::NoteNode(_)
             | Self::Batch(_) => return None,
         })
     }

@@ -5,8 +5,8 @@
 
 use stratavore_model::command::{
     AdoptRunner, CutKeys, DeclareHostDead, DeclareRunnerDead, DrainHost, EventRetention, Finalize, ForgoList,
-    Joiner, LabelHost, RaiseIncarnation, RedeemToken, RegisterKey, RemoveNode, ReserveNode, ResetClock,
-    RevokeToken, SetNodeAddress, Trim,
+    Joiner, LabelHost, NodeNote, NoteNode, RaiseIncarnation, RedeemToken, RegisterKey, RemoveNode,
+    ReserveNode, ResetClock, RevokeToken, SetNodeAddress, Trim,
 };
 use stratavore_model::{
     Actor, Command, Entry, Epoch, HostId, NodeAddresses, NodeId, OnDisconnect, RestartPolicy, Role,
@@ -44,8 +44,16 @@ pub(crate) fn version_3() -> Lab {
     lab.launch_policy(RestartPolicy::Always).unwrap_err();
     lab.user(Command::Finalize(Finalize { version: 3 })).unwrap();
     restarts(&mut lab);
+    notes(&mut lab);
     restore(&mut lab);
     lab
+}
+
+fn notes(lab: &mut Lab) {
+    for what in [NodeNote::Quarantined, NodeNote::Rebuilt, NodeNote::ClockOff] {
+        let text = String::from("why");
+        lab.as_node(Command::NoteNode(NoteNode { node: NodeId(1), what, text })).unwrap();
+    }
 }
 
 fn restore(lab: &mut Lab) {

@@ -19,6 +19,11 @@ use crate::tasks::{TaskKind, Tasks};
 const HANDSHAKES_MAX: usize = 64;
 /// From here on an address must prove itself by a Retry before a handshake begins.
 const HANDSHAKES_UNVALIDATED_MAX: usize = 32;
+/// Beyond it proven addresses wait for their turn, so that the agents of a dead node come over one by one instead of being
+/// turned away into their back-off. Each holds a packet or two.
+const WAITING_MAX: usize = 4096;
+/// Shorter than an agent waits for its handshake.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Streams that one agent may open: control, and later uploads.
 const AGENT_STREAMS_MAX: u32 = 64;
 /// Window of one stream: keeps a terminal's output flowing over a long round trip.
@@ -66,7 +71,10 @@ impl Link {
 
     async fn run(self, mut tls: watch::Receiver<Arc<rustls::ServerConfig>>) -> Result<(), Infallible> {
         let stop = self.tasks.token().clone();
-        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let places = Places {
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+        };
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -89,21 +97,27 @@ impl Link {
         }
     }
 
-    fn admit(&self, incoming: Incoming, places: &Arc<Semaphore>) {
+    fn admit(&self, incoming: Incoming, places: &Places) {
         let address = incoming.remote_address();
-        let crowded = places.available_permits() < HANDSHAKES_MAX - HANDSHAKES_UNVALIDATED_MAX;
+        let crowded = places.handshakes.available_permits() < HANDSHAKES_MAX - HANDSHAKES_UNVALIDATED_MAX;
         if crowded && !incoming.remote_address_validated() {
             // Fails only for validated addresses, which this one is not.
             incoming.retry().ok();
             return;
         }
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let Ok(waiting) = places.waiting.clone().try_acquire_owned() else {
             tracing::debug!(%address, "too many handshakes, agent refused for now");
             incoming.refuse();
             return;
         };
-        let greeter = self.greeter.clone();
+        let (greeter, handshakes) = (self.greeter.clone(), places.handshakes.clone());
         self.tasks.spawn_infallible(TaskKind::Session, async move {
+            let Ok(Ok(place)) = tokio::time::timeout(TURN_TIMEOUT, handshakes.acquire_owned()).await else {
+                tracing::debug!(%address, "no turn for a handshake in time, agent refused for now");
+                incoming.refuse();
+                return;
+            };
+            drop(waiting);
             let connected = connect(incoming, address).await;
             drop(place);
             if let Some(quic) = connected {
@@ -116,6 +130,12 @@ impl Link {
     pub(crate) fn farewell(&self) -> Farewell {
         Farewell { endpoint: self.endpoint.clone() }
     }
+}
+
+/// Bounds of what newcomers may hold.
+struct Places {
+    handshakes: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 /// Waits until agents have been told.

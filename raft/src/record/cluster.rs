@@ -1,8 +1,8 @@
 //! The cluster, its clock, nodes, users and keys: commands and rows.
 
 use model::command::{
-    CutKeys, Finalize, InitCluster, RaiseIncarnation, RegisterKey, RemoveNode, ReserveNode, ResetClock,
-    SetMaintenance, SetNodeAddress, Trim,
+    CutKeys, Finalize, InitCluster, NoteNode, RaiseIncarnation, RegisterKey, RemoveNode, ReserveNode,
+    ResetClock, SetMaintenance, SetNodeAddress, Trim,
 };
 use stratavore_model as model;
 use stratavore_proto::raft as pb;
@@ -177,6 +177,19 @@ impl Stored for ReserveNode {
 
     fn load(stored: pb::ReserveNode) -> Result<Self, RecordError> {
         Ok(Self { spki: array("key", &stored.spki)? })
+    }
+}
+
+impl Stored for NoteNode {
+    type Pb = pb::NoteNode;
+
+    fn store(&self) -> pb::NoteNode {
+        pb::NoteNode { node_id: self.node.0, what: self.what.store(), text: self.text.clone() }
+    }
+
+    fn load(stored: pb::NoteNode) -> Result<Self, RecordError> {
+        let (node, what) = (model::NodeId(stored.node_id), Stored::load(stored.what)?);
+        Ok(Self { node, what, text: stored.text })
     }
 }
 

@@ -69,6 +69,7 @@ fn store_command(command: &Command) -> pb::entry::Command {
         Command::ReserveNode(command) => Pb::ReserveNode(command.store()),
         Command::CutKeys(command) => Pb::CutKeys(command.store()),
         Command::AdoptRunner(command) => Pb::AdoptRunner(command.store()),
+        Command::NoteNode(command) => Pb::NoteNode(command.store()),
         Command::Batch(entries) => Pb::Batch(pb::Batch { entries: store_all(entries) }),
     }
 }
@@ -111,6 +112,7 @@ fn load_command(stored: pb::entry::Command) -> Result<Command, RecordError> {
         Pb::ReserveNode(stored) => Command::ReserveNode(Stored::load(stored)?),
         Pb::CutKeys(stored) => Command::CutKeys(Stored::load(stored)?),
         Pb::AdoptRunner(stored) => Command::AdoptRunner(Stored::load(stored)?),
+        Pb::NoteNode(stored) => Command::NoteNode(Stored::load(stored)?),
         Pb::Batch(stored) => Command::Batch(load_all(stored.entries)?),
     })
 }

@@ -77,6 +77,7 @@ macro_rules! stored_enum {
 }
 
 stored_enum!(model::OnDisconnect, pb::OnDisconnect, "disconnect policy", [Keep, Stop]);
+stored_enum!(model::command::NodeNote, pb::NodeNote, "note of a node", [Quarantined, Rebuilt, ClockOff]);
 stored_enum!(model::RestartPolicy, pb::RestartPolicy, "restart policy", [Never, OnFailure, Always]);
 stored_enum!(
     model::RunnerState,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use model::command::{
     AdoptRunner, Assign, ConfirmReboot, CordonHost, CreateProject, CreateToken, CutKeys, DeclareHostDead,
     DeclareRunnerDead, DrainHost, EventRetention, FenceHost, Finalize, ForgoList, HostConnect, HostReachable,
-    HostUnreachable, InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, Observation, Placement,
-    RaiseIncarnation, RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report, ReserveNode, ResetClock,
-    Restart, RevokeToken, Selector, SetMaintenance, SetNodeAddress, SetQuota, Trim,
+    HostUnreachable, InitCluster, Joiner, Kill, LabelHost, Launch, LeaseBounded, NodeNote, NoteNode,
+    Observation, Placement, RaiseIncarnation, RedeemToken, RegisterKey, RemoveHost, RemoveNode, Report,
+    ReserveNode, ResetClock, Restart, RevokeToken, Selector, SetMaintenance, SetNodeAddress, SetQuota, Trim,
 };
 use model::{Actor, Command, Entry, Epoch, EventId, HostId, Millis, NodeId, Row, RunnerId, TokenId};
 use stratavore_model as model;
@@ -119,6 +119,7 @@ fn cluster_commands() -> Vec<Command> {
             name: Some("n".parse().unwrap()),
         }),
         Command::ReserveNode(ReserveNode { spki: [3; 32] }),
+        Command::NoteNode(NoteNode { node: NodeId(7), what: NodeNote::ClockOff, text: "t".into() }),
         Command::CutKeys(CutKeys {
             keys: vec![([4; 32], Actor::Host(host())), ([5; 32], Actor::Node(NodeId(7)))],
         }),
@@ -237,7 +238,7 @@ fn every_command_comes_back() {
     commands.extend(fence_commands());
     let mut names: Vec<&str> = commands.iter().map(Command::name).collect();
     names.dedup();
-    assert_eq!(names.len(), 35, "one of each kind but the batch: {names:?}");
+    assert_eq!(names.len(), 36, "one of each kind but the batch: {names:?}");
     commands.push(Command::Batch(commands.iter().cloned().map(entry).collect()));
     for command in commands {
         let entry = entry(command);
