@@ -207,6 +207,12 @@ fn raise(key: &RunnerKey, entry: &mut Entry, granted: &Granted, out: &mut Out) {
 /// P13: the bounding grant is the only message that lowers a deadline.
 pub(super) fn bound_all(core: &mut Core, granted: &Granted, out: &mut Out) {
     for (key, entry) in &mut core.runners {
+        if entry.phase == Phase::Starting {
+            // It was armed with a wider grant, and its start crosses this one: its shim is lowered as soon as it answers
+            // ([`on_leased`]), and until then it is not bounded.
+            entry.lease.wish = entry.lease.terms.map(|terms| granted.first_deadline(terms));
+            continue;
+        }
         let Some(deadline) = allowed(entry, granted) else { continue };
         let lease = &mut entry.lease;
         let lower =

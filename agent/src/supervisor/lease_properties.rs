@@ -106,6 +106,22 @@ fn play(field: &mut Field, act: Act) {
     field.check();
 }
 
+#[test]
+fn p13_a_start_that_crosses_the_end_of_maintenance_is_lowered_before_the_host_counts_as_bounded() {
+    use Act::{Down, Launch, Maintain, Pass, Start, Tick, Up};
+    let mut field = Field::new(990, false);
+    // Armed under the wide grant, up after the bounding one.
+    let widened = [Maintain(true), Pass(1), Tick, Pass(1), Up(0), Maintain(false)];
+    let crossing = [Pass(2100), Tick, Down(0), Launch(false, LEASE_MS), Pass(2100), Up(0), Down(0), Start(0)];
+    for act in widened.into_iter().chain(crossing).chain([Tick, Up(0)]) {
+        play(&mut field, act);
+    }
+    for _ in 0..60 {
+        field.pass(5_000);
+        field.check();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
 
