@@ -109,7 +109,7 @@ impl Agent {
                 Ok(()) = wishes.changed() => {
                     let new = *wishes.borrow_and_update();
                     if self.node(new) != self.node(wish) {
-                        let other = self.to_another(self.node(new), known).await?;
+                        let other = self.to_another(self.node(new), known).await;
                         std::mem::replace(&mut link, other).close();
                         if let Some(first) = link.first.take() {
                             self.ordered(&mut link, first, known).await?;
@@ -124,24 +124,19 @@ impl Agent {
     }
 
     /// P17: a link to another node that has answered a renewal. The present one stays meanwhile.
-    async fn to_another(&self, node: usize, known: &Known) -> anyhow::Result<Link> {
+    async fn to_another(&self, node: usize, known: &Known) -> Link {
         let began = Instant::now();
-        let (mut link, handshake) = self.dial(node, known).await;
-        link.renew().await?;
-        let granted = async {
-            loop {
-                match link.next().await? {
-                    Down::Grant(_) => return Ok::<_, anyhow::Error>(()),
-                    Down::Refused(refused) => anyhow::bail!("refused: {}", refused.code),
-                    _ => {}
-                }
+        let (link, handshake) = loop {
+            let (mut link, handshake) = self.dial(node, known).await;
+            if let Ok(Ok(())) = timeout(TRIAL, granted(&mut link)).await {
+                break (link, handshake);
             }
+            Counters::add(&self.counters.refused);
         };
-        timeout(TRIAL, granted).await??;
         let moved = Moved { whole: began.elapsed(), handshake };
         self.counters.moves.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
         Counters::add(&self.counters.moved);
-        Ok(link)
+        link
     }
 
     async fn take(&self, link: &mut Link, message: Down, known: &mut Known) -> anyhow::Result<()> {
@@ -179,6 +174,18 @@ impl Agent {
             return Ok(());
         }
         link.say(Up::Observed(v1::Observed { runners: reports, full: false, seen: known.seen })).await
+    }
+}
+
+/// Renews and waits for the grant.
+async fn granted(link: &mut Link) -> anyhow::Result<()> {
+    link.renew().await?;
+    loop {
+        match link.next().await? {
+            Down::Grant(_) => return Ok(()),
+            Down::Refused(refused) => anyhow::bail!("refused: {}", refused.code),
+            _ => {}
+        }
     }
 }
 
