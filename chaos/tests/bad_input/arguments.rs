@@ -147,11 +147,14 @@ fn values_out_of_bounds_are_usage_errors() {
 }
 
 #[test]
-fn what_comes_with_the_next_release_is_refused_with_that_reason() {
+fn what_contradicts_itself_is_refused_with_that_reason() {
     let farm = Plan::default().agents(0).start();
     farm.project("demo");
-    let flags = ["launch", "demo", "--detach", "--restart", "always", "--", "true"];
-    farm.cli(&flags).refused(2, &["--restart", "later release"]);
+    for policy in ["on-failure", "always"] {
+        let flags =
+            ["launch", "demo", "--detach", "--restart", policy, "--on-disconnect", "keep", "--", "true"];
+        farm.cli(&flags).refused(2, &["--restart", "keep"]);
+    }
     farm.bare(&["up", "--nodes", "7"]).exits(2).says(&["7"]);
     farm.bare(&["up", "--nodes", "2"]).refused(2, &["--allow-even"]);
     assert!(farm.runners().is_empty());
